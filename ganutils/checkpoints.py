@@ -1,0 +1,80 @@
+"""How does a run survive a crash? By saving all of its state, and restoring all of it or nothing."""
+
+import json
+
+import tensorflow as tf
+
+
+class History(tf.train.experimental.PythonState):
+    """Makes a history (dict from name to list of floats) part of a checkpoint, as JSON."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def serialize(self):
+        return json.dumps(self.values)
+
+    def deserialize(self, string_value):
+        self.values.clear()
+        self.values.update(json.loads(string_value))
+
+
+def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step, history):
+    """Gather the whole state of a run: two networks, two optimizers, the step, the history.
+
+    The optimizers are built here: a restore can fill only variables that exist.
+
+    Args:
+        discriminator: model.
+        generator: model.
+        d_optimizer: Keras optimizer of the discriminator.
+        g_optimizer: Keras optimizer of the generator.
+        step: integer `tf.Variable`, the number of steps done.
+        history: dict from name to list of floats, as `training.train` keeps it.
+
+    Returns:
+        `tf.train.Checkpoint` over all six.
+    """
+    d_optimizer.build(discriminator.trainable_variables)
+    g_optimizer.build(generator.trainable_variables)
+    return tf.train.Checkpoint(
+        discriminator=discriminator,
+        generator=generator,
+        d_optimizer=d_optimizer,
+        g_optimizer=g_optimizer,
+        step=step,
+        history=History(history),
+    )
+
+
+def resume(manager):
+    """Restore the newest checkpoint of a manager, completely, or leave a fresh run as it is.
+
+    Args:
+        manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`.
+
+    Returns:
+        The step at which the run stands: 0 where nothing was saved yet.
+
+    Raises:
+        AssertionError: the checkpoint and the run's objects do not match, name by name.
+    """
+    if manager.latest_checkpoint:
+        manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    return int(manager.checkpoint.step)
+
+
+def saver(manager):
+    """Make a callback for `training.train` that saves under the number of the step.
+
+    Args:
+        manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`.
+
+    Returns:
+        Function of a `training.Progress`.
+    """
+
+    def save(progress):
+        manager.save(checkpoint_number=progress.step)
+
+    return save

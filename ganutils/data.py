@@ -1,0 +1,406 @@
+"""Where do real samples come from? Loaders that check what they read; batches by step number."""
+
+import gzip
+import hashlib
+import operator
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+# name: (title, download size, files below the "datasets" folder of Keras' cache)
+_BUILT_IN = {
+    "mnist": ("MNIST", "11 MB", ("mnist.npz",)),
+    "fashion_mnist": (
+        "Fashion-MNIST",
+        "30 MB",
+        (
+            "fashion-mnist/train-images-idx3-ubyte.gz",
+            "fashion-mnist/train-labels-idx1-ubyte.gz",
+            "fashion-mnist/t10k-images-idx3-ubyte.gz",
+            "fashion-mnist/t10k-labels-idx1-ubyte.gz",
+        ),
+    ),
+}
+_SIZES = {"train": 60_000, "test": 10_000}  # of both built-in sets
+# md5 of the uncompressed idx files that MNIST was published as, whatever container holds it now.
+_MNIST_MD5 = {
+    "x_train": "6bbc9ace898e44ae57da46a324031adb",
+    "y_train": "a25bea736e30d166cdddb491f175f624",
+    "x_test": "2646ac647ad5339dbf082846283269ea",
+    "y_test": "27ae3e4e09519cfbb04c329615203637",
+}
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+# Run by a child process: a stalled connection can be cut off only from outside.
+_FETCH = "import keras; keras.datasets.{name}.load_data()"
+_FETCH_SECONDS = 55
+_failed_downloads = {}  # name: reason, so that "auto" waits for a dead network only once
+
+
+def load_images(source="auto", *, split="train"):
+    """Load real images and their labels, checked, from a named set, a file or a folder.
+
+    MNIST and Fashion-MNIST are looked for as `mnist.npz` or `fashion_mnist.npz` in the folder
+    that the environment variable GANUTILS_DATA names, then in Keras' cache; then Keras downloads
+    them (under a minute or given up; never where GANUTILS_OFFLINE=1). MNIST's pixels and labels
+    must match its published checksums.
+
+    Args:
+        source: "mnist"; "fashion_mnist"; "digits" (scikit-learn's 1,797 digits of 8x8 pixels,
+            enlarged to 20x20 in the middle of 28x28, as MNIST's are; 1,500 train, 297 test);
+            "auto" (MNIST, else digits, with one line on stderr that says why); or the path of
+            - an `.npz` in Keras' layout (x_train, y_train, x_test, y_test; y may be missing): x
+              of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8 in 0..255 or floats that
+              already are in [-1, 1]; y integers of shape (N,) or (N, 1);
+            - a folder of pictures, directly or in one sub-folder a class. Each is put on white
+              where transparent, cropped to its central square and made 28x28 gray. Sub-folders
+              `train` and `test`, where both exist, are the splits; otherwise, in order of name,
+              every tenth picture is the test split.
+        split: "train" or "test".
+
+    Returns:
+        images, float32 of shape (N, H, W, C) in [-1, 1], (N, 28, 28, 1) but for an `.npz`;
+        labels, int32 of shape (N,), the index of the class folder for pictures, 0 where the
+        source has none; and name, a string such as "MNIST", or the file's.
+
+    Raises:
+        FileNotFoundError: a built-in set is neither on this machine nor to be downloaded.
+        ValueError: the source or the split is unknown, or the data are not what they should be.
+        TypeError: the source is neither a string nor a path.
+
+    Source: LeCun, Cortes and Burges 1998, MNIST; Xiao et al. 2017, arXiv:1708.07747; Alpaydin
+    and Kaynak 1998, the UCI digits that scikit-learn carries.
+    """
+    if split not in _SIZES:
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a name or a path, not {type(source).__name__}")
+    if source == "auto":
+        return _mnist_or_digits(split)
+    if source == "digits":
+        return *_read_digits(split), "scikit-learn digits"
+    if source in _BUILT_IN:
+        return *_find_built_in(source, split), _BUILT_IN[source][0]
+
+    path = Path(source).expanduser()
+    if not os.fspath(source) or not path.exists():
+        names = ", ".join(repr(name) for name in ("auto", "digits", *_BUILT_IN))
+        raise ValueError(f"source {str(source)!r} is neither one of {names} nor an existing path")
+    if path.is_dir():
+        images, labels = _read_folder(path, split)
+    elif path.suffix.lower() == ".npz":
+        images, labels = _read_npz(path, split)
+    else:
+        raise ValueError(f"{path}: expected an .npz file or a folder of pictures")
+    images = _scaled(images, f"{path}: x_{split}")
+    return images, _checked_labels(labels, len(images), f"{path}: y_{split}"), path.resolve().name
+
+
+def batches(images, batch_size, *, seed, start=0):
+    """Serve full batches without end; their order is a pure function of (seed, step).
+
+    Every epoch of N // batch_size steps visits distinct images in an order of its own; the
+    N % batch_size images at the end of that order sit the epoch out.
+
+    Args:
+        images: float32 array of shape (N, ...), finite, at least 2-D: images (N, H, W, C) or
+            points (N, 2). Copied, so that the caller may change them later; any range.
+        batch_size: examples per batch, 1 to N.
+        seed: any 64-bit integer.
+        start: number of the first step served, 0 or more. `start=k` gives at once what
+            `start=0` gives after k batches.
+
+    Returns:
+        A `tf.data.Dataset` of float32 tensors of static shape (batch_size, ...).
+
+    Raises:
+        TypeError: images are not float32, or a number is not an integer.
+        ValueError: images are empty, 1-D or not finite, or a number is out of range.
+
+    Source: the order is TensorFlow's stateless shuffle on Philox random numbers, Salmon et al.
+    2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    images = np.asarray(images)
+    if images.dtype != np.float32:
+        raise TypeError(f"images must be float32, not {images.dtype}; convert them on purpose")
+    if images.ndim < 2 or images.size == 0:
+        raise ValueError(f"images must have shape (N, ...) and not be empty, not {images.shape}")
+    # min and max hand on a NaN, and unlike isfinite they need no array of the images' size.
+    if not np.isfinite([images.min(), images.max()]).all():
+        raise ValueError("images hold NaN or infinite values; clean them first")
+    count = len(images)
+    batch_size = _integer("batch_size", batch_size, 1, count)
+    seed = _integer("seed", seed, -(2**63), 2**63 - 1)
+    first_epoch, first_row = divmod(_integer("start", start, 0, 2**62), count // batch_size)
+
+    with tf.device("CPU:0"):  # where tf.data runs; captured by reference, not put in the graph
+        images = tf.constant(images)
+
+    def epoch_rows(epoch):
+        # index_shuffle would need no O(N) order, but its short cipher mixes too little: over
+        # 60,000 images the orders of neighboring epochs came out correlated by 0.9.
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count), seed=tf.stack([tf.constant(seed, tf.int64), epoch]), alg="philox"
+        )
+        rows = tf.reshape(order[: count - count % batch_size], (-1, batch_size))
+        return tf.data.Dataset.from_tensor_slices(
+            rows[tf.where(epoch == first_epoch, tf.constant(first_row, tf.int64), 0) :]
+        )
+
+    rows = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
+    return rows.map(lambda row: tf.gather(images, row)).prefetch(2)
+
+
+def _integer(name, value, low, high):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be in {low}..{high}, not {number}")
+    return number
+
+
+def _refusal(where, found, expected):
+    return ValueError(f"{where}: found {found}; expected {expected}")
+
+
+def _mnist_or_digits(split):
+    try:
+        return *_find_built_in("mnist", split, retry=False), _BUILT_IN["mnist"][0]
+    except (FileNotFoundError, ValueError) as error:
+        reason = " ".join(str(error).split())
+    # stderr, because the text that a notebook prints must not depend on the machine
+    print(f"{reason} Using scikit-learn's 1,797 small digits instead.", file=sys.stderr)
+    return load_images("digits", split=split)
+
+
+def _find_built_in(name, split, *, retry=True):
+    title, _, members = _BUILT_IN[name]
+    cache = _keras_home() / "datasets"
+    places = [[cache / member for member in members]]
+    if os.environ.get("GANUTILS_DATA"):
+        places.insert(0, [Path(os.environ["GANUTILS_DATA"]).expanduser() / f"{name}.npz"])
+    for files in places:
+        if all(file.exists() for file in files):
+            try:
+                return _read_built_in(name, files, split)
+            except ValueError as error:
+                raise ValueError(
+                    f"{title} is damaged. {error}. Replace the file, or delete it, so that it is "
+                    "looked for elsewhere and downloaded anew."
+                ) from error
+    try:
+        if os.environ.get("GANUTILS_OFFLINE", "0") not in ("", "0"):
+            raise RuntimeError("not tried, since GANUTILS_OFFLINE is set")
+        if not retry and name in _failed_downloads:
+            raise RuntimeError(f"not tried again after: {_failed_downloads[name]}")
+        return _download(name, split, cache)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{title} not found: no {' and no '.join(str(files[0]) for files in places)}; "
+            f"download: {str(error).rstrip('.')}. To provide it, (1) put {name}.npz (arrays "
+            f"x_train, y_train, x_test, y_test) in a folder and set GANUTILS_DATA to that folder, "
+            f"or pass the file's path as source; (2) put Keras' own copy in {cache}; or (3) allow "
+            f"the download: connect, and unset GANUTILS_OFFLINE."
+        ) from error
+
+
+def _keras_home():
+    """Keras' cache folder by Keras' own rule, which Keras applies only once, when imported."""
+    if "KERAS_HOME" in os.environ:
+        return Path(os.environ["KERAS_HOME"]).expanduser()
+    return (Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")) / ".keras"
+
+
+def _download(name, split, cache):
+    title, size, members = _BUILT_IN[name]
+    try:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            # On the cache's own file system, so that a file enters the cache whole or not at all.
+            workplace = tempfile.TemporaryDirectory(
+                prefix="download-", dir=cache.parent, ignore_cleanup_errors=True
+            )
+        except OSError as error:
+            raise RuntimeError(f"the cache folder {cache} is not writable ({error})") from error
+        with workplace as home:
+            print(f"Downloading {title} ({size}) to {cache}", file=sys.stderr, flush=True)
+            child = subprocess.run(
+                [sys.executable, "-c", _FETCH.format(name=name)],
+                env={**os.environ, "KERAS_HOME": home},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_FETCH_SECONDS,
+                check=False,
+            )
+            if child.returncode:
+                lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+                raise RuntimeError(lines[-1])
+            fetched = [Path(home, "datasets", member) for member in members]
+            arrays = _read_built_in(name, fetched, split)
+            for file, member in zip(fetched, members, strict=True):
+                (cache / member).parent.mkdir(exist_ok=True)
+                os.replace(file, cache / member)
+            return arrays
+    except subprocess.TimeoutExpired:
+        _failed_downloads[name] = f"not complete after {_FETCH_SECONDS} s, given up"
+        raise RuntimeError(_failed_downloads[name]) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        _failed_downloads[name] = str(error)
+        raise
+
+
+def _read_built_in(name, files, split):
+    keys = f"x_{split}", f"y_{split}"
+    if len(files) == 1:
+        arrays = _read_npz(files[0], split)
+        places = [f"{files[0]}: {key}" for key in keys]
+    else:
+        places = files[:2] if split == "train" else files[2:]
+        arrays = [_read_idx(place) for place in places]
+    shapes = (_SIZES[split], 28, 28), (_SIZES[split],)
+    for array, place, shape, key in zip(arrays, places, shapes, keys, strict=True):
+        if array is None or array.dtype != np.uint8 or array.shape != shape:
+            found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise _refusal(place, found, f"uint8 of shape {shape}")
+        if name == "mnist" and (found := _idx_md5(array)) != _MNIST_MD5[key]:
+            raise _refusal(place, f"checksum {found}", f"MNIST's, {_MNIST_MD5[key]}")
+    images, labels = arrays
+    if labels.max() > 9:
+        raise _refusal(places[1], f"label {labels.max()}", "labels in 0..9")
+    return _scaled(images, places[0]), labels.astype(np.int32)
+
+
+def _idx_md5(array):
+    """md5 of the idx file that would hold a uint8 array: magic number, sizes, bytes."""
+    header = np.array([2048 + array.ndim, *array.shape], ">u4").tobytes()
+    return hashlib.md5(header + array.tobytes(), usedforsecurity=False).hexdigest()
+
+
+def _read_idx(path):
+    try:
+        raw = gzip.decompress(path.read_bytes())
+        rank = raw[3]
+        shape = np.frombuffer(raw, ">u4", count=rank, offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except Exception as error:  # gzip, zlib and numpy each complain in their own way
+        raise _refusal(path, f"damaged data ({error})", "a gzipped idx file") from error
+
+
+def _read_npz(path, split):
+    if not zipfile.is_zipfile(path):
+        raise _refusal(
+            path, "no complete zip archive (cut short? a web page?)", "an .npz file, whole"
+        )
+    wanted = f"x_{split}", f"y_{split}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = file.files
+            images, labels = (file[key] if key in names else None for key in wanted)
+    except Exception as error:  # zipfile, zlib and numpy each complain in their own way
+        raise _refusal(path, f"unreadable data ({error})", "plain numeric arrays") from error
+    if images is None:
+        raise _refusal(path, f"arrays {names}", f"one named {wanted[0]}")
+    return images, labels
+
+
+def _scaled(images, where):
+    found = f"{images.dtype} of shape {images.shape}"
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
+        raise _refusal(where, found, "one image or more, shape (N, H, W) or (N, H, W, 1 or 3)")
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32)
+        images /= 127.5  # in place: MNIST alone is 188 MB
+        images -= 1
+        return images
+    if images.dtype.kind != "f":
+        raise _refusal(where, found, "uint8 in 0..255 or floats in [-1, 1]")
+    low, high = images.min(), images.max()
+    if not -1 <= low <= high <= 1:  # NaN fails this, too
+        raise _refusal(
+            where, f"floats from {low} to {high}", "floats already in [-1, 1], or uint8 in 0..255"
+        )
+    return images.astype(np.float32)
+
+
+def _checked_labels(labels, count, where):
+    if labels is None:
+        return np.zeros(count, np.int32)
+    if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
+        found = f"{labels.dtype} of shape {labels.shape}"
+        raise _refusal(where, found, f"integers of shape ({count},), one for each image")
+    return labels.reshape(count).astype(np.int32)
+
+
+def _read_digits(split):
+    from sklearn.datasets import load_digits  # a second to import, and only this source needs it
+
+    digits = load_digits()
+    # Evenly spaced in the order of labels: the same share of every digit goes to the test split.
+    by_label = np.argsort(digits.target, kind="stable")
+    in_test = np.zeros(len(by_label), bool)
+    in_test[by_label[np.linspace(0, len(by_label) - 1, 297).astype(int)]] = True
+    chosen = in_test if split == "test" else ~in_test
+    images = np.full((chosen.sum(), 28, 28, 1), -1, np.float32)
+    for image, digit in zip(images, digits.images[chosen].astype(np.float32), strict=True):
+        large = Image.fromarray(digit).resize((20, 20), Image.Resampling.BICUBIC)
+        image[4:24, 4:24, 0] = np.clip(np.asarray(large) / 8 - 1, -1, 1)  # 0..16 to -1..1
+    return images, digits.target[chosen].astype(np.int32)
+
+
+def _read_folder(folder, split):
+    parted = all((folder / part).is_dir() for part in _SIZES)
+    roots = [folder / part for part in _SIZES] if parted else [folder]
+    # Classes of both splits, so that a label means the same in each.
+    classes = sorted({sub.name for root in roots for sub in root.iterdir() if _pictures(sub)})
+    loose = [file for root in roots for file in _pictures(root)]
+    if loose and classes:
+        found = f"pictures such as {loose[0].name} beside class folders {classes}"
+        raise _refusal(folder, found, "all pictures side by side, or all in class folders")
+    root = folder / split if parted else folder
+    files = [(file, 0) for file in _pictures(root)]
+    for label, name in enumerate(classes):
+        files += [(file, label) for file in _pictures(root / name)]
+    found = f"{len(files)} pictures, too few to give the {split} split one"
+    if not parted:
+        files = [pair for i, pair in enumerate(files, 1) if (i % 10 == 0) == (split == "test")]
+    if not files:
+        raise _refusal(root, found, f"{', '.join(_SUFFIXES)} files, directly or one folder a class")
+    images = np.stack([_read_picture(file) for file, _ in files])
+    return images, np.array([label for _, label in files])
+
+
+def _pictures(folder):
+    if not folder.is_dir():
+        return []
+    # Hidden files are left out: macOS puts a ._name beside each picture that it copies.
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def _read_picture(file):
+    try:
+        with Image.open(file) as picture:
+            picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        gray = Image.alpha_composite(white, picture).convert("L")
+        return np.asarray(ImageOps.fit(gray, (28, 28), Image.Resampling.LANCZOS))
+    except Exception as error:  # Pillow's many readers raise many kinds
+        raise _refusal(
+            file, f"damaged data ({error})", "a picture; remove or replace it"
+        ) from error

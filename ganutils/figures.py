@@ -1,0 +1,227 @@
+"""What does a reader look at? Grids of samples, curves, the live view of a run, GIFs.
+
+Images come in as float32 in [-1, 1]; only this room converts them to pixels.
+"""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import imageio.v3 as imageio
+import matplotlib.pyplot as plt
+import numpy as np
+
+REAL, FAKE = "tab:blue", "tab:orange"  # the colors of real and generated in every figure
+
+
+def to_uint8(images):
+    """Convert images from [-1, 1] to pixels.
+
+    Args:
+        images: float array or tensor of any shape, values in [-1, 1].
+
+    Returns:
+        uint8 array of the same shape; -1 becomes 0 and 1 becomes 255.
+
+    Raises:
+        ValueError: a value is NaN or outside [-1, 1].
+    """
+    images = np.asarray(images)
+    if images.size and not (images.min() >= -1 and images.max() <= 1):  # NaN fails too
+        raise ValueError(
+            f"images must be in [-1, 1]; found {images.min():.4g} to {images.max():.4g}. "
+            "Divide pixels of 0 to 255 by 127.5 and subtract 1."
+        )
+    return np.round((images + 1) * 127.5).astype(np.uint8)
+
+
+def tile(images, *, columns=None, gap=1):
+    """Lay images side by side in one picture, row by row.
+
+    Args:
+        images: (count, height, width, 1 or 3), values in [-1, 1].
+        columns: images in a row; the square root of count, rounded up, where None.
+        gap: white pixels between images.
+
+    Returns:
+        uint8 array (rows * (height + gap) - gap, columns * (width + gap) - gap), with a last axis of 3
+        for color images.
+
+    Raises:
+        ValueError: images have another shape or range, or columns is below 1.
+    """
+    pixels = to_uint8(images)
+    if pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+        raise ValueError(f"images must be (count, height, width, 1 or 3); found {pixels.shape}.")
+    columns = math.ceil(math.sqrt(len(pixels))) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1; found {columns}.")
+    rows = math.ceil(len(pixels) / columns)
+    _, height, width, channels = pixels.shape
+    picture = np.full((rows * (height + gap), columns * (width + gap), channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    picture = picture[: picture.shape[0] - gap, : picture.shape[1] - gap]
+    return picture[..., 0] if channels == 1 else picture
+
+
+def draw_images(axes, images, *, columns=None, title=None):
+    """Draw a grid of images in given axes.
+
+    Args:
+        axes: matplotlib axes.
+        images: (count, height, width, 1 or 3), values in [-1, 1].
+        columns: as in `tile`.
+        title: text above the grid.
+    """
+    axes.imshow(tile(images, columns=columns), cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title)
+    axes.axis("off")
+
+
+def show_images(images, *, columns=None, title=None, zoom=1.5):
+    """Show a grid of images as one figure.
+
+    Args:
+        images: (count, height, width, 1 or 3), values in [-1, 1].
+        columns: as in `tile`.
+        title: text above the grid.
+        zoom: size on the page, in hundredths of an inch per pixel of the grid.
+    """
+    height, width = tile(images, columns=columns).shape[:2]
+    figure, axes = plt.subplots(
+        figsize=(max(width * zoom / 100, 2), height * zoom / 100 + 0.4), layout="constrained"
+    )
+    draw_images(axes, images, columns=columns, title=title)
+    plt.show()
+
+
+def draw_curves(axes, history, names, *, lines=(), window=1):
+    """Draw named values of a history against the step, with horizontal lines where theory has them.
+
+    Args:
+        axes: matplotlib axes.
+        history: dict from name to list with one float for each step.
+        names: keys of `history` to draw, discriminator (or real) first.
+        lines: pairs (height, label) of horizontal lines.
+        window: steps averaged into one point of a curve.
+    """
+    for name, color in zip(names, (REAL, FAKE, "tab:green", "tab:red"), strict=False):
+        values = np.asarray(history.get(name, ()), float)
+        window = max(1, min(window, len(values)))
+        means = np.convolve(values, np.ones(window) / window, "valid") if len(values) else values
+        axes.plot(np.arange(len(means)) + window, means, color=color, label=name, linewidth=1)
+    for height, label in lines:
+        axes.axhline(height, color="gray", linestyle=":", linewidth=1)
+        axes.annotate(
+            label, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    axes.set_xlabel("step")
+    axes.legend(loc="upper left")
+
+
+LOSS_LINES = ((2 * math.log(2), "2 log 2"), (math.log(2), "log 2"))
+
+
+def draw_history(loss_axes, output_axes, history):
+    """Draw the losses, with the values they take when D cannot tell, and D's mean outputs.
+
+    Args:
+        loss_axes: matplotlib axes for d_loss and g_loss.
+        output_axes: matplotlib axes for d_real and d_fake, the mean D(x) and D(G(z)).
+        history: dict from name to list with one float for each step.
+    """
+    window = max(1, len(history.get("d_loss", ())) // 200)
+    draw_curves(loss_axes, history, ("d_loss", "g_loss"), lines=LOSS_LINES, window=window)
+    loss_axes.set_title("losses")
+    draw_curves(output_axes, history, ("d_real", "d_fake"), lines=[(0.5, "1/2")], window=window)
+    output_axes.set(ylim=(0, 1), title="D(real) and D(fake)")
+
+
+def show_history(history):
+    """Show losses and D's mean outputs of a run as one figure.
+
+    Args:
+        history: dict with d_loss, g_loss, d_real, d_fake: lists with one float for each step.
+    """
+    figure, (loss_axes, output_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    draw_history(loss_axes, output_axes, history)
+    plt.show()
+
+
+def _in_notebook():
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class LiveView:
+    """A callback for `training.train`: one figure that follows the run and updates in place.
+
+    It shows samples from fixed latents, the losses with their theoretical lines, D(real) and D(fake),
+    the step and the time left. Outside a notebook it draws nothing (`train` shows a bar there).
+
+    Args:
+        sample: function of no argument -> images (count, height, width, 1 or 3) in [-1, 1].
+        columns: images in a row of the grid.
+    """
+
+    def __init__(self, sample, *, columns=None):
+        self.sample, self.columns, self.handle = sample, columns, None
+
+    def __call__(self, progress):
+        if not _in_notebook():
+            return
+        from IPython.display import display
+
+        figure, axes = plt.subplots(
+            1, 3, figsize=(11, 3.6), layout="constrained", width_ratios=(1, 1.2, 1.2)
+        )
+        draw_images(axes[0], self.sample(), columns=self.columns, title="samples, fixed latents")
+        draw_history(axes[1], axes[2], progress.history)
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        done = progress.step == progress.steps
+        left = "done" if done else f"about {minutes} min {seconds:02d} s left"
+        figure.suptitle(f"step {progress.step:,} of {progress.steps:,}, {left}")
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        plt.close(figure)  # or the notebook would show it once more
+        if done:
+            self.handle = None  # a later run in another cell gets a figure of its own
+
+
+def write_gif(path, frames, *, milliseconds=100, hold=1500):
+    """Write frames as a GIF that loops forever and holds its last frame.
+
+    Args:
+        path: file to write; written whole or not at all.
+        frames: sequence of uint8 arrays of one shape, (height, width) or (height, width, 3).
+        milliseconds: how long a frame stays; a GIF counts in steps of 10 ms, and browsers slow down
+            anything below 20 ms.
+        hold: how long the last frame stays, in milliseconds.
+
+    Returns:
+        The path, as a `pathlib.Path`.
+
+    Raises:
+        ValueError: no frames, frames of another type or of different shapes, or a duration that is not
+            a multiple of 10 ms from 20 ms on.
+    """
+    path, frames = Path(path), [np.asarray(frame) for frame in frames]
+    if not frames or any(f.dtype != np.uint8 or f.shape != frames[0].shape for f in frames):
+        raise ValueError("frames must be uint8 arrays of one shape, at least one; see to_uint8.")
+    if any(ms < 20 or ms % 10 for ms in (milliseconds, hold)):
+        raise ValueError(f"{milliseconds=} and {hold=} must be multiples of 10, at least 20.")
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder, path.name)
+        imageio.imwrite(whole, frames, duration=durations, loop=0)
+        os.replace(whole, path)
+    return path

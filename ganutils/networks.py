@@ -1,0 +1,201 @@
+"""What are G and D made of? Builders that take sizes as arguments and start with `keras.Input`.
+
+What follows a convolution or a dense layer (normalization, activation, dropout) is passed in as a
+function of a tensor, so one builder makes all the classic designs. Discriminators end in logits.
+The last layer computes in float32 whatever the dtype policy says.
+"""
+
+import math
+
+import keras
+from keras import layers
+
+normal_init = keras.initializers.RandomNormal(stddev=0.02)
+
+
+def leaky_relu(x):
+    """LeakyReLU of slope 0.2 for negative inputs, any shape."""
+    return layers.LeakyReLU(negative_slope=0.2)(x)
+
+
+def bn_relu(x):
+    """Batch normalization, then ReLU, any shape (batch, ..., channels)."""
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+def mlp_generator(
+    latent_dim, image_shape, *, widths=(256, 512, 1024), after_dense=keras.activations.relu
+):
+    """Fully connected generator: latent -> hidden layers -> tanh image.
+
+    Args:
+        latent_dim: length of one latent vector.
+        image_shape: (height, width, channels) of the images.
+        widths: units of each hidden layer.
+        after_dense: function of a tensor, applied after each hidden layer.
+
+    Returns:
+        `keras.Model` from (batch, latent_dim) to (batch, *image_shape) in [-1, 1].
+    """
+    z = keras.Input((latent_dim,))
+    x = z
+    for width in widths:
+        x = after_dense(layers.Dense(width)(x))
+    x = layers.Dense(math.prod(image_shape), activation="tanh", dtype="float32")(x)
+    return keras.Model(z, layers.Reshape(image_shape, dtype="float32")(x), name="generator")
+
+
+def mlp_discriminator(image_shape, *, widths=(512, 256), after_dense=leaky_relu):
+    """Fully connected discriminator: image -> hidden layers -> one logit.
+
+    Args:
+        image_shape: (height, width, channels) of the images.
+        widths: units of each hidden layer.
+        after_dense: function of a tensor, applied after each hidden layer.
+
+    Returns:
+        `keras.Model` from (batch, *image_shape) in [-1, 1] to logits (batch, 1); positive means real.
+    """
+    image = keras.Input(image_shape)
+    x = layers.Flatten()(image)
+    for width in widths:
+        x = after_dense(layers.Dense(width)(x))
+    return keras.Model(image, layers.Dense(1, dtype="float32")(x), name="discriminator")
+
+
+def transposed_conv(x, filters, scale, **conv):
+    """Enlarge by a transposed convolution whose stride is the scale.
+
+    Args:
+        x: (batch, height, width, channels).
+        filters: channels of the result.
+        scale: factor by which height and width grow, an integer >= 1.
+        conv: further arguments of `keras.layers.Conv2DTranspose`.
+
+    Returns:
+        (batch, height * scale, width * scale, filters).
+    """
+    return layers.Conv2DTranspose(filters, strides=scale, padding="same", **conv)(x)
+
+
+def upsample_conv(x, filters, scale, **conv):
+    """Enlarge by repeating pixels, then convolve: every output pixel is covered equally often.
+
+    Args:
+        x: (batch, height, width, channels).
+        filters: channels of the result.
+        scale: factor by which height and width grow, an integer >= 1.
+        conv: further arguments of `keras.layers.Conv2D`.
+
+    Returns:
+        (batch, height * scale, width * scale, filters).
+
+    Source: Odena et al. 2016, "Deconvolution and Checkerboard Artifacts", Distill.
+    """
+    if scale > 1:
+        x = layers.UpSampling2D(scale)(x)
+    return layers.Conv2D(filters, padding="same", **conv)(x)
+
+
+def smallest_map(image_shape, widths, scales):
+    """Shape of the map that a convolutional generator starts from.
+
+    Args:
+        image_shape: (height, width, channels) of the images.
+        widths: channels of the hidden maps, from the smallest map on.
+        scales: factor of each convolution, as many as widths.
+
+    Returns:
+        (height / product of scales, width / product of scales, widths[0]).
+
+    Raises:
+        ValueError: scales are not as many as widths, or do not divide the image's sides.
+    """
+    height, width, _ = image_shape
+    factor = math.prod(scales)
+    if len(scales) != len(widths) or height % factor or width % factor:
+        raise ValueError(f"{scales=} must be as many as {widths=} and divide {image_shape=}.")
+    return height // factor, width // factor, widths[0]
+
+
+def dcgan_generator(
+    latent_dim,
+    image_shape,
+    *,
+    widths=(128, 64, 32, 16),
+    scales=(2, 2, 1, 1),
+    enlarge=upsample_conv,
+    kernel_size=3,
+    after_dense=bn_relu,
+    after_conv=bn_relu,
+    use_bias=False,
+    kernel_initializer=normal_init,
+):
+    """Convolutional generator: latent -> small map of many channels -> ... -> tanh image.
+
+    The dense layer makes a map of widths[0] channels. Convolution i enlarges it by scales[i]; the
+    last convolution makes the image, those before it widths[1:] channels. The defaults are the
+    course's own DCGAN.
+
+    Args:
+        latent_dim: length of one latent vector.
+        image_shape: (height, width, channels); height and width divisible by the product of scales.
+        widths: channels of the hidden maps, from the smallest map on.
+        scales: factor of each convolution, as many as widths.
+        enlarge: `upsample_conv` or `transposed_conv`.
+        kernel_size: side of every kernel in pixels.
+        after_dense: function of a tensor (batch, units), applied after the dense layer.
+        after_conv: function of a tensor (batch, height, width, channels), applied after each hidden
+            convolution.
+        use_bias: whether dense layer and convolutions have a bias (batch normalization has its own).
+        kernel_initializer: of every kernel.
+
+    Returns:
+        `keras.Model` from (batch, latent_dim) to (batch, *image_shape) in [-1, 1].
+
+    Raises:
+        ValueError: scales do not fit widths or image_shape.
+
+    Source: Radford et al. 2016, arXiv 1511.06434, section 3.
+    """
+    start = smallest_map(image_shape, widths, scales)
+    common = {"use_bias": use_bias, "kernel_initializer": kernel_initializer}
+    z = keras.Input((latent_dim,))
+    x = after_dense(layers.Dense(math.prod(start), **common)(z))
+    x = layers.Reshape(start)(x)
+    for filters, scale in zip(widths[1:], scales[:-1], strict=True):
+        x = after_conv(enlarge(x, filters, scale, kernel_size=kernel_size, **common))
+    x = enlarge(x, image_shape[-1], scales[-1], kernel_size=kernel_size, dtype="float32", **common)
+    return keras.Model(z, layers.Activation("tanh", dtype="float32")(x), name="generator")
+
+
+def dcgan_discriminator(
+    image_shape,
+    *,
+    widths=(32, 64),
+    kernel_size=5,
+    after_conv=leaky_relu,
+    kernel_initializer=normal_init,
+):
+    """Convolutional discriminator: each convolution of stride 2 halves the map; then one logit.
+
+    Args:
+        image_shape: (height, width, channels) of the images.
+        widths: channels of each convolution.
+        kernel_size: side of every kernel in pixels.
+        after_conv: function of a tensor (batch, height, width, channels), applied after each
+            convolution.
+        kernel_initializer: of every kernel.
+
+    Returns:
+        `keras.Model` from (batch, *image_shape) in [-1, 1] to logits (batch, 1); positive means real.
+
+    Source: Radford et al. 2016, arXiv 1511.06434, section 3.
+    """
+    common = {"padding": "same", "kernel_initializer": kernel_initializer}
+    image = keras.Input(image_shape)
+    x = image
+    for filters in widths:
+        x = after_conv(layers.Conv2D(filters, kernel_size, strides=2, **common)(x))
+    logit = layers.Dense(1, dtype="float32", kernel_initializer=kernel_initializer)
+    return keras.Model(image, logit(layers.Flatten()(x)), name="discriminator")
