@@ -1,4 +1,4 @@
-"""How does a run survive a crash? By saving all of its state, and restoring all of it or nothing."""
+"""How does a run survive a crash? Save all of its state; restore all of it or nothing."""
 
 import json
 
