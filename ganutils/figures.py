@@ -45,8 +45,8 @@ def tile(images, *, columns=None, gap=1):
         gap: white pixels between images.
 
     Returns:
-        uint8 array (rows * (height + gap) - gap, columns * (width + gap) - gap), with a last axis of 3
-        for color images.
+        uint8 array (rows * (height + gap) - gap, columns * (width + gap) - gap), with a last axis
+        of 3 for color images.
 
     Raises:
         ValueError: images have another shape or range, or columns is below 1.
@@ -163,8 +163,8 @@ def _in_notebook():
 class LiveView:
     """A callback for `training.train`: one figure that follows the run and updates in place.
 
-    It shows samples from fixed latents, the losses with their theoretical lines, D(real) and D(fake),
-    the step and the time left. Outside a notebook it draws nothing (`train` shows a bar there).
+    It shows samples from fixed latents, the losses with their theoretical lines, D(real) and
+    D(fake), the step and the time left. Outside a notebook it draws nothing; `train` shows a bar.
 
     Args:
         sample: function of no argument -> images (count, height, width, 1 or 3) in [-1, 1].
@@ -211,8 +211,8 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
         The path, as a `pathlib.Path`.
 
     Raises:
-        ValueError: no frames, frames of another type or of different shapes, or a duration that is not
-            a multiple of 10 ms from 20 ms on.
+        ValueError: no frames, frames of another type or of different shapes, or a duration that
+            is not a multiple of 10 ms from 20 ms on.
     """
     path, frames = Path(path), [np.asarray(frame) for frame in frames]
     if not frames or any(f.dtype != np.uint8 or f.shape != frames[0].shape for f in frames):

@@ -1,4 +1,4 @@
-"""Where does noise come from? From a pure function of (seed, step), so that a run can be resumed."""
+"""Where does noise come from? A pure function of (seed, step), so that a run can be resumed."""
 
 import tensorflow as tf
 
@@ -17,3 +17,22 @@ def sample_latents(count, latent_dim, *, seed, step):
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_normal((count, latent_dim), seed=key)
+
+
+def slerp(start, end, fraction):
+    """Interpolate along the great circle between two latents, so that the length stays typical.
+
+    Args:
+        start: (..., latent_dim), not 0.
+        end: (..., latent_dim), not 0 and not opposite to start.
+        fraction: 0 at start, 1 at end; broadcasts against (..., 1).
+
+    Returns:
+        float32 tensor; it turns at constant speed and, for equal lengths, keeps its length.
+
+    Source: Shoemake 1985; White 2016, arXiv 1609.04468, section 2.1.
+    """
+    unit = [tf.math.l2_normalize(tf.cast(z, tf.float32), axis=-1) for z in (start, end)]
+    cosine = tf.reduce_sum(unit[0] * unit[1], axis=-1, keepdims=True)
+    angle = tf.maximum(tf.acos(tf.clip_by_value(cosine, -1.0, 1.0)), 1e-4)
+    return (tf.sin((1 - fraction) * angle) * start + tf.sin(fraction * angle) * end) / tf.sin(angle)

@@ -21,9 +21,8 @@ def discriminator_loss(real_logits, fake_logits):
 
     Source: Goodfellow et al. 2014, arXiv 1406.2661, equation 1 with the sign changed.
     """
-    return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(
-        tf.nn.softplus(fake_logits)
-    )
+    real_loss = tf.reduce_mean(tf.nn.softplus(-real_logits))
+    return real_loss + tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
 def generator_loss(fake_logits):

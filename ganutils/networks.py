@@ -54,7 +54,7 @@ def mlp_discriminator(image_shape, *, widths=(512, 256), after_dense=leaky_relu)
         after_dense: function of a tensor, applied after each hidden layer.
 
     Returns:
-        `keras.Model` from (batch, *image_shape) in [-1, 1] to logits (batch, 1); positive means real.
+        `keras.Model` from (batch, *image_shape) in [-1, 1] to logits (batch, 1), positive for real.
     """
     image = keras.Input(image_shape)
     x = layers.Flatten()(image)
@@ -122,7 +122,7 @@ def dcgan_generator(
     latent_dim,
     image_shape,
     *,
-    widths=(128, 64, 32, 16),
+    widths=(64, 64, 32, 16),
     scales=(2, 2, 1, 1),
     enlarge=upsample_conv,
     kernel_size=3,
@@ -145,9 +145,9 @@ def dcgan_generator(
         enlarge: `upsample_conv` or `transposed_conv`.
         kernel_size: side of every kernel in pixels.
         after_dense: function of a tensor (batch, units), applied after the dense layer.
-        after_conv: function of a tensor (batch, height, width, channels), applied after each hidden
-            convolution.
-        use_bias: whether dense layer and convolutions have a bias (batch normalization has its own).
+        after_conv: function of a tensor (batch, height, width, channels), applied after each
+            hidden convolution.
+        use_bias: whether dense layer and convolutions have a bias (batch normalization has one).
         kernel_initializer: of every kernel.
 
     Returns:
@@ -188,7 +188,7 @@ def dcgan_discriminator(
         kernel_initializer: of every kernel.
 
     Returns:
-        `keras.Model` from (batch, *image_shape) in [-1, 1] to logits (batch, 1); positive means real.
+        `keras.Model` from (batch, *image_shape) in [-1, 1] to logits (batch, 1), positive for real.
 
     Source: Radford et al. 2016, arXiv 1511.06434, section 3.
     """

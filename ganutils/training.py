@@ -29,7 +29,7 @@ def train(train_step, make_batches, *, steps, step, history, callbacks=(), every
     A run that stands there already only calls its callbacks, so a cell can be run twice.
 
     Args:
-        train_step: function (real, step) -> dict from name to scalar, such as `make_train_step` makes.
+        train_step: function (real, step) -> dict from name to scalar, as `make_train_step` makes.
         make_batches: function start -> iterable of batches, beginning with batch number start.
         steps: the step count at which the run ends (the total, not the number still to do).
         step: integer `tf.Variable`, the number of steps done; advanced after each step.
@@ -89,9 +89,9 @@ def make_train_step(
         seed: integer; the noise of a step is a function of (seed, step).
 
     Returns:
-        `tf.function` (real, step) -> dict of scalars: d_loss, g_loss, and d_real and d_fake, the mean
-        D(x) and D(G(z)) in (0, 1). real is (batch, height, width, channels) in [-1, 1]; step is an
-        integer tensor or variable (a Python integer would be traced anew each time).
+        `tf.function` (real, step) -> dict of scalars: d_loss, g_loss, and d_real and d_fake, the
+        mean D(x) and D(G(z)) in (0, 1). real is (batch, height, width, channels) in [-1, 1];
+        step is an integer tensor or variable (a Python integer would be traced anew each time).
 
     Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1, with simultaneous updates.
     """
