@@ -1,18 +1,16 @@
 """Where do real samples come from? Loaders that check what they read; batches by step number."""
 
-import gzip
-import hashlib
 import operator
 import os
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+
+from ganutils import readers
 
 # name: (title, download size, files below the "datasets" folder of Keras' cache)
 _BUILT_IN = {
@@ -36,7 +34,6 @@ _MNIST_MD5 = {
     "x_test": "2646ac647ad5339dbf082846283269ea",
     "y_test": "27ae3e4e09519cfbb04c329615203637",
 }
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 # Run by a child process: a stalled connection can be cut off only from outside.
 _FETCH = "import keras; keras.datasets.{name}.load_data()"
@@ -85,7 +82,7 @@ def load_images(source="auto", *, split="train"):
     if source == "auto":
         return _mnist_or_digits(split)
     if source == "digits":
-        return *_read_digits(split), "scikit-learn digits"
+        return *readers.read_digits(split), "scikit-learn digits"
     if source in _BUILT_IN:
         return *_find_built_in(source, split), _BUILT_IN[source][0]
 
@@ -94,13 +91,17 @@ def load_images(source="auto", *, split="train"):
         names = ", ".join(repr(name) for name in ("auto", "digits", *_BUILT_IN))
         raise ValueError(f"source {str(source)!r} is neither one of {names} nor an existing path")
     if path.is_dir():
-        images, labels = _read_folder(path, split)
+        images, labels = readers.read_folder(path, split)
     elif path.suffix.lower() == ".npz":
-        images, labels = _read_npz(path, split)
+        images, labels = readers.read_npz(path, split)
     else:
         raise ValueError(f"{path}: expected an .npz file or a folder of pictures")
-    images = _scaled(images, f"{path}: x_{split}")
-    return images, _checked_labels(labels, len(images), f"{path}: y_{split}"), path.resolve().name
+    images = readers.scaled(images, f"{path}: x_{split}")
+    return (
+        images,
+        readers.checked_labels(labels, len(images), f"{path}: y_{split}"),
+        path.resolve().name,
+    )
 
 
 def batches(images, batch_size, *, seed, start=0):
@@ -166,10 +167,6 @@ def _integer(name, value, low, high):
     if not low <= number <= high:
         raise ValueError(f"{name} must be in {low}..{high}, not {number}")
     return number
-
-
-def _refusal(where, found, expected):
-    return ValueError(f"{where}: found {found}; expected {expected}")
 
 
 def _mnist_or_digits(split):
@@ -263,144 +260,19 @@ def _download(name, split, cache):
 def _read_built_in(name, files, split):
     keys = f"x_{split}", f"y_{split}"
     if len(files) == 1:
-        arrays = _read_npz(files[0], split)
+        arrays = readers.read_npz(files[0], split)
         places = [f"{files[0]}: {key}" for key in keys]
     else:
         places = files[:2] if split == "train" else files[2:]
-        arrays = [_read_idx(place) for place in places]
+        arrays = [readers.read_idx(place) for place in places]
     shapes = (_SIZES[split], 28, 28), (_SIZES[split],)
     for array, place, shape, key in zip(arrays, places, shapes, keys, strict=True):
         if array is None or array.dtype != np.uint8 or array.shape != shape:
             found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
-            raise _refusal(place, found, f"uint8 of shape {shape}")
-        if name == "mnist" and (found := _idx_md5(array)) != _MNIST_MD5[key]:
-            raise _refusal(place, f"checksum {found}", f"MNIST's, {_MNIST_MD5[key]}")
+            raise readers.refusal(place, found, f"uint8 of shape {shape}")
+        if name == "mnist" and (found := readers.idx_md5(array)) != _MNIST_MD5[key]:
+            raise readers.refusal(place, f"checksum {found}", f"MNIST's, {_MNIST_MD5[key]}")
     images, labels = arrays
     if labels.max() > 9:
-        raise _refusal(places[1], f"label {labels.max()}", "labels in 0..9")
-    return _scaled(images, places[0]), labels.astype(np.int32)
-
-
-def _idx_md5(array):
-    """md5 of the idx file that would hold a uint8 array: magic number, sizes, bytes."""
-    header = np.array([2048 + array.ndim, *array.shape], ">u4").tobytes()
-    return hashlib.md5(header + array.tobytes(), usedforsecurity=False).hexdigest()
-
-
-def _read_idx(path):
-    try:
-        raw = gzip.decompress(path.read_bytes())
-        rank = raw[3]
-        shape = np.frombuffer(raw, ">u4", count=rank, offset=4)
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except Exception as error:  # gzip, zlib and numpy each complain in their own way
-        raise _refusal(path, f"damaged data ({error})", "a gzipped idx file") from error
-
-
-def _read_npz(path, split):
-    if not zipfile.is_zipfile(path):
-        raise _refusal(
-            path, "no complete zip archive (cut short? a web page?)", "an .npz file, whole"
-        )
-    wanted = f"x_{split}", f"y_{split}"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
-            images, labels = (file[key] if key in names else None for key in wanted)
-    except Exception as error:  # zipfile, zlib and numpy each complain in their own way
-        raise _refusal(path, f"unreadable data ({error})", "plain numeric arrays") from error
-    if images is None:
-        raise _refusal(path, f"arrays {names}", f"one named {wanted[0]}")
-    return images, labels
-
-
-def _scaled(images, where):
-    found = f"{images.dtype} of shape {images.shape}"
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
-        raise _refusal(where, found, "one image or more, shape (N, H, W) or (N, H, W, 1 or 3)")
-    if images.dtype == np.uint8:
-        images = images.astype(np.float32)
-        images /= 127.5  # in place: MNIST alone is 188 MB
-        images -= 1
-        return images
-    if images.dtype.kind != "f":
-        raise _refusal(where, found, "uint8 in 0..255 or floats in [-1, 1]")
-    low, high = images.min(), images.max()
-    if not -1 <= low <= high <= 1:  # NaN fails this, too
-        raise _refusal(
-            where, f"floats from {low} to {high}", "floats already in [-1, 1], or uint8 in 0..255"
-        )
-    return images.astype(np.float32)
-
-
-def _checked_labels(labels, count, where):
-    if labels is None:
-        return np.zeros(count, np.int32)
-    if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
-        found = f"{labels.dtype} of shape {labels.shape}"
-        raise _refusal(where, found, f"integers of shape ({count},), one for each image")
-    return labels.reshape(count).astype(np.int32)
-
-
-def _read_digits(split):
-    from sklearn.datasets import load_digits  # a second to import, and only this source needs it
-
-    digits = load_digits()
-    # Evenly spaced in the order of labels: the same share of every digit goes to the test split.
-    by_label = np.argsort(digits.target, kind="stable")
-    in_test = np.zeros(len(by_label), bool)
-    in_test[by_label[np.linspace(0, len(by_label) - 1, 297).astype(int)]] = True
-    chosen = in_test if split == "test" else ~in_test
-    images = np.full((chosen.sum(), 28, 28, 1), -1, np.float32)
-    for image, digit in zip(images, digits.images[chosen].astype(np.float32), strict=True):
-        large = Image.fromarray(digit).resize((20, 20), Image.Resampling.BICUBIC)
-        image[4:24, 4:24, 0] = np.clip(np.asarray(large) / 8 - 1, -1, 1)  # 0..16 to -1..1
-    return images, digits.target[chosen].astype(np.int32)
-
-
-def _read_folder(folder, split):
-    parted = all((folder / part).is_dir() for part in _SIZES)
-    roots = [folder / part for part in _SIZES] if parted else [folder]
-    # Classes of both splits, so that a label means the same in each.
-    classes = sorted({sub.name for root in roots for sub in root.iterdir() if _pictures(sub)})
-    loose = [file for root in roots for file in _pictures(root)]
-    if loose and classes:
-        found = f"pictures such as {loose[0].name} beside class folders {classes}"
-        raise _refusal(folder, found, "all pictures side by side, or all in class folders")
-    root = folder / split if parted else folder
-    files = [(file, 0) for file in _pictures(root)]
-    for label, name in enumerate(classes):
-        files += [(file, label) for file in _pictures(root / name)]
-    found = f"{len(files)} pictures, too few to give the {split} split one"
-    if not parted:
-        files = [pair for i, pair in enumerate(files, 1) if (i % 10 == 0) == (split == "test")]
-    if not files:
-        raise _refusal(root, found, f"{', '.join(_SUFFIXES)} files, directly or one folder a class")
-    images = np.stack([_read_picture(file) for file, _ in files])
-    return images, np.array([label for _, label in files])
-
-
-def _pictures(folder):
-    if not folder.is_dir():
-        return []
-    # Hidden files are left out: macOS puts a ._name beside each picture that it copies.
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
-    )
-
-
-def _read_picture(file):
-    try:
-        with Image.open(file) as picture:
-            picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        gray = Image.alpha_composite(white, picture).convert("L")
-        return np.asarray(ImageOps.fit(gray, (28, 28), Image.Resampling.LANCZOS))
-    except Exception as error:  # Pillow's many readers raise many kinds
-        raise _refusal(
-            file, f"damaged data ({error})", "a picture; remove or replace it"
-        ) from error
+        raise readers.refusal(places[1], f"label {labels.max()}", "labels in 0..9")
+    return readers.scaled(images, places[0]), labels.astype(np.int32)

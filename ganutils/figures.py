@@ -3,6 +3,8 @@
 Images come in as float32 in [-1, 1]; only this room converts them to pixels.
 """
 
+import base64
+import html
 import math
 import os
 import tempfile
@@ -115,11 +117,9 @@ def draw_curves(axes, history, names, *, lines=(), window=1):
         axes.plot(np.arange(len(means)) + window, means, color=color, label=name, linewidth=1)
     for height, label in lines:
         axes.axhline(height, color="gray", linestyle=":", linewidth=1)
-        axes.annotate(
-            label, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-        )
+        axes.annotate(f" {label}", (1, height), xycoords=("axes fraction", "data"), va="center")
     axes.set_xlabel("step")
-    axes.legend(loc="upper left")
+    axes.legend()
 
 
 LOSS_LINES = ((2 * math.log(2), "2 log 2"), (math.log(2), "log 2"))
@@ -225,3 +225,16 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
         imageio.imwrite(whole, frames, duration=durations, loop=0)
         os.replace(whole, path)
     return path
+
+
+def show_gif(path, *, alt):
+    """Embed a GIF in the page, so that it plays in a notebook and in a page made from it.
+
+    Args:
+        path: the GIF file.
+        alt: what the animation shows, in words, for readers who cannot see it.
+    """
+    from IPython.display import HTML, display
+
+    encoded = base64.b64encode(Path(path).read_bytes()).decode()
+    display(HTML(f'<img src="data:image/gif;base64,{encoded}" alt="{html.escape(alt)}">'))
