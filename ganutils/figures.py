@@ -200,6 +200,8 @@ class LiveView:
 def write_gif(path, frames, *, milliseconds=100, hold=1500):
     """Write frames as a GIF that loops forever and holds its last frame.
 
+    Equal neighbors are stored once, for the sum of their times.
+
     Args:
         path: file to write; written whole or not at all.
         frames: sequence of uint8 arrays of one shape, (height, width) or (height, width, 3).
@@ -215,14 +217,16 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
             is not a multiple of 10 ms from 20 ms on.
     """
     path, frames = Path(path), [np.asarray(frame) for frame in frames]
-    if not frames or any(f.dtype != np.uint8 or f.shape != frames[0].shape for f in frames):
-        raise ValueError("frames must be uint8 arrays of one shape, at least one; see to_uint8.")
+    shape = frames[0].shape if frames else ()
+    drawable = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    if not drawable or any(f.dtype != np.uint8 or f.shape != shape for f in frames):
+        raise ValueError("frames must be uint8, all (height, width) or (height, width, 3).")
     if any(ms < 20 or ms % 10 for ms in (milliseconds, hold)):
         raise ValueError(f"{milliseconds=} and {hold=} must be multiples of 10, at least 20.")
     durations = [milliseconds] * (len(frames) - 1) + [hold]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         whole = Path(folder, path.name)
-        imageio.imwrite(whole, frames, duration=durations, loop=0)
+        imageio.imwrite(whole, frames, duration=durations if len(frames) > 1 else hold, loop=0)
         os.replace(whole, path)
     return path
 

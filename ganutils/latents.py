@@ -32,7 +32,8 @@ def slerp(start, end, fraction):
 
     Source: Shoemake 1985; White 2016, arXiv 1609.04468, section 2.1.
     """
-    unit = [tf.math.l2_normalize(tf.cast(z, tf.float32), axis=-1) for z in (start, end)]
+    start, end = tf.cast(start, tf.float32), tf.cast(end, tf.float32)
+    unit = [tf.math.l2_normalize(z, axis=-1) for z in (start, end)]
     cosine = tf.reduce_sum(unit[0] * unit[1], axis=-1, keepdims=True)
     angle = tf.maximum(tf.acos(tf.clip_by_value(cosine, -1.0, 1.0)), 1e-4)
     return (tf.sin((1 - fraction) * angle) * start + tf.sin(fraction * angle) * end) / tf.sin(angle)

@@ -10,7 +10,9 @@ import math
 import keras
 from keras import layers
 
-normal_init = keras.initializers.RandomNormal(stddev=0.02)
+# A configuration, not an instance: an instance draws its seed once, when it is made, so every layer
+# of one shape would start with the same weights, whatever the seed of the run.
+normal_init = {"class_name": "RandomNormal", "config": {"stddev": 0.02}}
 
 
 def leaky_relu(x):

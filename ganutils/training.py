@@ -30,7 +30,7 @@ def train(train_step, make_batches, *, steps, step, history, callbacks=(), every
 
     Args:
         train_step: function (real, step) -> dict from name to scalar, as `make_train_step` makes.
-        make_batches: function start -> iterable of batches, beginning with batch number start.
+        make_batches: function start -> endless iterable of batches, from batch number start on.
         steps: the step count at which the run ends (the total, not the number still to do).
         step: integer `tf.Variable`, the number of steps done; advanced after each step.
         history: dict; each name of train_step's result gets its list, extended step by step.
@@ -47,9 +47,7 @@ def train(train_step, make_batches, *, steps, step, history, callbacks=(), every
     """
     start, clock = int(step), None
     if start > steps or every < 1:
-        raise ValueError(
-            f"step {start} must be at most steps={steps}, and every={every} at least 1."
-        )
+        raise ValueError(f"step {start} must be at most {steps=}, and {every=} at least 1.")
     if start == steps:
         for callback in callbacks:
             callback(Progress(steps, steps, history, 0.0))

@@ -1,0 +1,162 @@
+"""Latents: a pure function of (seed, step), and the great circle between two of them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ganutils import latents
+
+
+def draw(count=4, latent_dim=3, *, seed=1, step=0):
+    return latents.sample_latents(count, latent_dim, seed=seed, step=step).numpy()
+
+
+def test_the_same_seed_and_step_give_the_same_latents_whatever_happened_before():
+    first = draw(seed=5, step=7)
+    tf.random.set_seed(99)
+    draw(seed=6, step=7)
+    tf.random.normal((3,))
+    np.testing.assert_array_equal(draw(seed=5, step=7), first)
+    assert first.shape == (4, 3) and first.dtype == np.float32
+
+
+def test_every_seed_and_every_step_has_its_own_latents():
+    draws = [draw(seed=seed, step=step) for seed in (0, 1, 2) for step in (0, 1, 2, 2**40)]
+    assert len({z.tobytes() for z in draws}) == 12
+    values = np.concatenate([z.ravel() for z in draws])
+    assert len(np.unique(values)) == values.size  # nor does one draw repeat a part of another
+
+
+@pytest.mark.parametrize("seed, step", [(1, 0), (1, 1), (2, 0)])
+def test_moments_are_those_of_a_standard_normal(seed, step):
+    z = draw(20_000, 10, seed=seed, step=step).astype(np.float64)
+    n = z.size
+    # Five standard errors of each sample moment; the variances are 1/n, 2/n and 96/n.
+    assert abs(z.mean()) < 5 * (1 / n) ** 0.5
+    assert abs((z**2).mean() - 1) < 5 * (2 / n) ** 0.5
+    assert abs((z**4).mean() - 3) < 5 * (96 / n) ** 0.5
+    covariance = np.cov(z, rowvar=False)
+    np.testing.assert_allclose(covariance, np.eye(10), atol=5 * (2 / len(z)) ** 0.5)
+
+
+def test_neighboring_draws_are_uncorrelated():
+    z, later, other = (draw(20_000, 5, seed=s, step=k).ravel() for s, k in [(1, 0), (1, 1), (2, 0)])
+    bound = 5 / len(z) ** 0.5
+    assert abs(np.corrcoef(z, later)[0, 1]) < bound
+    assert abs(np.corrcoef(z, other)[0, 1]) < bound
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.int64])
+def test_integers_tensors_and_variables_name_the_same_draw(dtype):
+    expected = draw(seed=3, step=11)
+    for step in (tf.constant(11, dtype), tf.Variable(11, dtype=dtype)):
+        z = latents.sample_latents(tf.constant(4), 3, seed=tf.constant(3, dtype), step=step)
+        np.testing.assert_array_equal(z, expected)
+
+
+def test_a_step_variable_advances_inside_a_function_that_is_traced_once():
+    step = tf.Variable(0, dtype=tf.int64)
+    traces = []
+
+    @tf.function
+    def graph_draw(step):
+        traces.append("Python runs only while tracing")
+        return latents.sample_latents(4, 3, seed=1, step=step)
+
+    for now in range(4):
+        step.assign(now)
+        np.testing.assert_array_equal(graph_draw(step), draw(seed=1, step=now))
+    assert len(traces) == 1
+
+
+# Interpolation.
+
+
+def circle(start, end, fraction):
+    """Rotate start toward end in their plane, in float64: a formula without sin(angle) below it."""
+    start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
+    length = np.linalg.norm(start)
+    u, v = start / length, end / np.linalg.norm(end)
+    across = v - (u @ v) * u
+    angle = np.arctan2(np.linalg.norm(across), u @ v)
+    across /= np.linalg.norm(across)
+    return length * (np.cos(fraction * angle) * u + np.sin(fraction * angle) * across)
+
+
+def ends(length=8.0, latent_dim=64):
+    z = draw(2, latent_dim, seed=4).astype(np.float64)
+    return (z / np.linalg.norm(z, axis=1, keepdims=True) * length).astype(np.float32)
+
+
+def test_slerp_ends_at_its_ends():
+    start, end = ends()
+    np.testing.assert_allclose(latents.slerp(start, end, 0.0), start, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(latents.slerp(start, end, 1.0), end, rtol=1e-5, atol=1e-6)
+    unequal = latents.slerp(start, 3 * end, np.float32([[0], [1]]))
+    np.testing.assert_allclose(unequal, [start, 3 * end], rtol=1e-5, atol=1e-6)
+
+
+def test_slerp_keeps_the_length_and_a_straight_line_does_not():
+    start, end = ends()
+    fractions = np.linspace(0, 1, 9, dtype=np.float32)[:, None]
+    path = latents.slerp(start, end, fractions)
+    assert path.shape == (9, 64) and path.dtype == tf.float32
+    np.testing.assert_allclose(np.linalg.norm(path, axis=1), 8, rtol=1e-5)
+    line = (1 - fractions) * start + fractions * end
+    assert np.linalg.norm(line, axis=1).min() < 0.8 * 8
+
+
+def test_slerp_turns_at_constant_speed():
+    start, end = ends()
+    path = latents.slerp(start, end, np.linspace(0, 1, 9, dtype=np.float32)[:, None]).numpy()
+    turns = np.arccos(np.sum(path[1:] * path[:-1], axis=1) / 64)
+    np.testing.assert_allclose(turns, np.arccos(start @ end / 64) / 8, rtol=1e-3)
+
+
+def test_halfway_between_two_orthogonal_directions_is_45_degrees():
+    halfway = latents.slerp([1.0, 0.0], [0.0, 1.0], 0.5)
+    np.testing.assert_allclose(halfway, [0.5**0.5, 0.5**0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9, 1.0, 1.5])
+def test_slerp_is_a_rotation_in_the_plane_of_its_ends(fraction):
+    for latent_dim in (2, 3, 64):
+        start, end = ends(latent_dim=latent_dim)
+        expected = circle(start, end, fraction)
+        np.testing.assert_allclose(latents.slerp(start, end, fraction), expected, atol=1e-4)
+
+
+def test_slerp_of_unequal_lengths_is_its_formula():
+    start, end = np.float64([3, 0, 0]), np.float64([1, 1, 0])
+    angle, fraction = np.pi / 4, 0.3
+    expected = np.sin(0.7 * angle) / np.sin(angle) * start + np.sin(0.3 * angle) / np.sin(
+        angle
+    ) * np.asarray(end)
+    actual = latents.slerp(start.astype(np.float32), end.astype(np.float32), fraction)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("turn", [0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3])
+def test_slerp_of_nearly_parallel_latents_is_finite_and_between_them(turn):
+    start = np.float32([8, 0])
+    end = np.float32([8 * np.cos(turn), 8 * np.sin(turn)])
+    path = latents.slerp(start, end, np.float32([[0], [0.25], [0.5], [1]]))
+    expected = [8 * np.cos(turn * f) for f in (0, 0.25, 0.5, 1)]
+    np.testing.assert_allclose(path[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(path[:, 1], 8 * np.sin(turn) * np.float32([0, 0.25, 0.5, 1]), 1e-3)
+
+
+def test_slerp_interpolates_each_row_of_a_batch():
+    start, end = draw(5, 6, seed=1), draw(5, 6, seed=2)
+    together = latents.slerp(start, end, 0.3)
+    for row in range(5):
+        alone = latents.slerp(start[row], end[row], 0.3)
+        np.testing.assert_allclose(together[row], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [tf.constant, np.asarray, np.ndarray.tolist])
+def test_slerp_takes_float64_and_gives_float32(kind):
+    start, end = ends().astype(np.float64)
+    path = latents.slerp(kind(start), kind(end), 0.25)
+    assert path.dtype == tf.float32
+    np.testing.assert_allclose(path, circle(start, end, 0.25), atol=1e-4)

@@ -1,0 +1,440 @@
+"""Networks: the source designs by arguments alone; shapes, ranges, types and first weights."""
+
+import importlib.util
+import itertools
+import math
+import random
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from ganutils import networks
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    keras.utils.set_random_seed(1)
+
+
+# What follows a layer in the source designs, as functions of a tensor.
+
+
+def bn_leaky(x):
+    return layers.LeakyReLU(negative_slope=0.3)(layers.BatchNormalization()(x))
+
+
+def leaky_dropout(x):
+    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.3)(x))
+
+
+def bn_relu_08(x):
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+
+
+def bn_leaky_dropout_08(x):
+    x = layers.BatchNormalization(momentum=0.8)(x)
+    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.2)(x))
+
+
+def leaky_bn_08(x):
+    x = layers.LeakyReLU(negative_slope=0.2)(x)
+    return layers.BatchNormalization(momentum=0.8)(x)
+
+
+MNIST = (28, 28, 1)
+
+
+def s1():
+    """TensorFlow's own DCGAN program: transposed convolutions, dropout in D."""
+    generator = networks.dcgan_generator(
+        100,
+        MNIST,
+        widths=(256, 128, 64),
+        scales=(1, 2, 2),
+        enlarge=networks.transposed_conv,
+        kernel_size=5,
+        after_dense=bn_leaky,
+        after_conv=bn_leaky,
+        kernel_initializer="glorot_uniform",
+    )
+    discriminator = networks.dcgan_discriminator(
+        MNIST, widths=(64, 128), after_conv=leaky_dropout, kernel_initializer="glorot_uniform"
+    )
+    return generator, discriminator
+
+
+def s2():
+    """Upsampling DCGAN: repeated pixels, biases, batch normalization in both."""
+    generator = networks.dcgan_generator(
+        100,
+        MNIST,
+        widths=(128, 128, 64),
+        scales=(2, 2, 1),
+        enlarge=networks.upsample_conv,
+        kernel_size=5,
+        after_dense=networks.leaky_relu,
+        after_conv=bn_relu_08,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+    )
+    discriminator = networks.dcgan_discriminator(
+        MNIST, widths=(64, 128), after_conv=bn_leaky_dropout_08, kernel_initializer="glorot_uniform"
+    )
+    return generator, discriminator
+
+
+def s4():
+    """Fully connected, with batch normalization after each hidden activation of G."""
+    generator = networks.mlp_generator(100, MNIST, after_dense=leaky_bn_08)
+    return generator, networks.mlp_discriminator(MNIST)
+
+
+def s5():
+    """Plain fully connected: the builders' defaults."""
+    return networks.mlp_generator(64, MNIST), networks.mlp_discriminator(MNIST)
+
+
+def course():
+    """The course's own DCGAN: the builders' defaults."""
+    return networks.dcgan_generator(64, MNIST), networks.dcgan_discriminator(MNIST)
+
+
+# Independent arithmetic.
+
+
+def dense(inputs, outputs, bias=True):
+    return inputs * outputs + bias * outputs
+
+
+def conv(side, inputs, outputs, bias=True):
+    return side * side * inputs * outputs + bias * outputs
+
+
+def bn(channels):
+    return 4 * channels  # scale, shift, moving mean, moving variance
+
+
+MLP_D = dense(784, 512) + dense(512, 256) + dense(256, 1)
+MLP_G = dense(256, 512) + dense(512, 1024) + dense(1024, 784)
+COUNTS = {
+    s1: (
+        dense(100, 7 * 7 * 256, bias=False)
+        + bn(7 * 7 * 256)
+        + conv(5, 256, 128, bias=False)
+        + bn(128)
+        + conv(5, 128, 64, bias=False)
+        + bn(64)
+        + conv(5, 64, 1, bias=False),
+        conv(5, 1, 64) + conv(5, 64, 128) + dense(7 * 7 * 128, 1),
+    ),
+    s2: (
+        dense(100, 7 * 7 * 128)
+        + conv(5, 128, 128)
+        + bn(128)
+        + conv(5, 128, 64)
+        + bn(64)
+        + conv(5, 64, 1),
+        conv(5, 1, 64) + bn(64) + conv(5, 64, 128) + bn(128) + dense(7 * 7 * 128, 1),
+    ),
+    s4: (dense(100, 256) + MLP_G + bn(256) + bn(512) + bn(1024), MLP_D),
+    s5: (dense(64, 256) + MLP_G, MLP_D),
+    course: (
+        dense(64, 7 * 7 * 64, bias=False)
+        + bn(7 * 7 * 64)
+        + conv(3, 64, 64, bias=False)
+        + bn(64)
+        + conv(3, 64, 32, bias=False)
+        + bn(32)
+        + conv(3, 32, 16, bias=False)
+        + bn(16)
+        + conv(3, 16, 1, bias=False),
+        conv(5, 1, 32) + conv(5, 32, 64) + dense(7 * 7 * 64, 1),
+    ),
+}
+PINNED = {
+    s1: (2_330_944, 212_865),
+    s2: (1_250_433, 213_633),
+    s4: (1_493_520, 533_505),
+    s5: (1_477_136, 533_505),
+    course: (273_744, 55_233),
+}
+
+
+@pytest.mark.parametrize("system", COUNTS, ids=lambda system: system.__name__)
+def test_the_builders_make_the_source_designs(system):
+    generator, discriminator = system()
+    counts = generator.count_params(), discriminator.count_params()
+    assert counts == COUNTS[system]
+    assert counts == PINNED[system]
+    z = keras.random.normal((2, generator.input_shape[1]))
+    fake = generator(z)
+    assert fake.shape == (2, 28, 28, 1) and fake.dtype == tf.float32
+    logits = discriminator(fake)
+    assert logits.shape == (2, 1) and logits.dtype == tf.float32
+    assert (generator.name, discriminator.name) == ("generator", "discriminator")
+
+
+def kinds(model):
+    """Layers in order, those that only name shapes left out."""
+    shapeless = (layers.InputLayer, layers.Reshape, layers.Flatten)
+    return [type(x).__name__ for x in model.layers if not isinstance(x, shapeless)]
+
+
+def test_layers_stand_in_the_order_of_the_source_designs():
+    block = ["BatchNormalization", "LeakyReLU"]
+    generator, discriminator = s1()
+    up = ["Conv2DTranspose", *block]
+    assert kinds(generator) == ["Dense", *block, *up, *up, "Conv2DTranspose", "Activation"]
+    assert kinds(discriminator) == ["Conv2D", "LeakyReLU", "Dropout"] * 2 + ["Dense"]
+    strides = [x.strides for x in generator.layers if isinstance(x, layers.Conv2DTranspose)]
+    assert strides == [(1, 1), (2, 2), (2, 2)]
+
+    generator, discriminator = s2()
+    up = ["UpSampling2D", "Conv2D", "BatchNormalization", "ReLU"]
+    assert kinds(generator) == ["Dense", "LeakyReLU", *up, *up, "Conv2D", "Activation"]
+    assert kinds(discriminator) == ["Conv2D", *block, "Dropout"] * 2 + ["Dense"]
+    strides = [x.strides for x in discriminator.layers if isinstance(x, layers.Conv2D)]
+    assert strides == [(2, 2), (2, 2)]
+
+    generator, discriminator = s4()
+    assert kinds(generator) == ["Dense", "LeakyReLU", "BatchNormalization"] * 3 + ["Dense"]
+    assert kinds(discriminator) == ["Dense", "LeakyReLU"] * 2 + ["Dense"]
+
+
+# Shapes, ranges, types.
+
+SMALL_GENERATORS = {
+    "mlp": partial(networks.mlp_generator, widths=(6, 5)),
+    "upsample": partial(networks.dcgan_generator, widths=(4, 3), scales=(2, 2)),
+    "transposed": partial(
+        networks.dcgan_generator,
+        widths=(4, 3),
+        scales=(2, 2),
+        enlarge=networks.transposed_conv,
+        use_bias=True,
+    ),
+}
+SMALL_DISCRIMINATORS = {
+    "mlp": partial(networks.mlp_discriminator, widths=(6, 5)),
+    "dcgan": partial(networks.dcgan_discriminator, widths=(3, 4)),
+}
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 1), (4, 12, 3)], ids=str)
+@pytest.mark.parametrize("kind", SMALL_GENERATORS)
+def test_generators_make_images_in_the_whole_open_range(kind, image_shape):
+    generator = SMALL_GENERATORS[kind](5, image_shape)
+    assert generator.input_shape == (None, 5)
+    assert generator.output_shape == (None, *image_shape)
+    *_, output = [x for x in generator.layers if not isinstance(x, layers.Reshape)]
+    assert output.activation is keras.activations.tanh
+    kernels = [v for v in generator.trainable_variables if v.name == "kernel"]
+    z = 10 * keras.random.normal((7, 5))
+    mild = generator(z).numpy()
+    kernels[-1].assign(kernels[-1] * 1e4)
+    extreme = generator(z).numpy()
+    assert np.abs(mild).max() < 1 and np.abs(extreme).max() <= 1  # saturated, never beyond
+    assert extreme.min() < -0.99 and extreme.max() > 0.99
+    np.testing.assert_array_equal(np.sign(mild), np.sign(extreme))
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 1), (4, 12, 3), (7, 7, 1)], ids=str)
+@pytest.mark.parametrize("kind", SMALL_DISCRIMINATORS)
+def test_discriminators_end_in_unbounded_logits(kind, image_shape):
+    discriminator = SMALL_DISCRIMINATORS[kind](image_shape)
+    assert discriminator.input_shape == (None, *image_shape)
+    assert discriminator.output_shape == (None, 1)
+    images = keras.random.uniform((3, *image_shape), -1, 1)
+    before = discriminator(images)
+    *_, bias = discriminator.trainable_variables
+    for shift in (-50.0, 50.0):
+        bias.assign([shift])
+        np.testing.assert_allclose(discriminator(images), before + shift, rtol=1e-5)
+
+
+def test_convolutions_halve_the_map():
+    discriminator = networks.dcgan_discriminator((28, 20, 1), widths=(2, 3, 4))
+    maps = [x.output.shape[1:] for x in discriminator.layers if isinstance(x, layers.Conv2D)]
+    assert maps == [(14, 10, 2), (7, 5, 3), (4, 3, 4)]
+
+
+@pytest.fixture
+def mixed_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("builder", [*SMALL_GENERATORS.values(), *SMALL_DISCRIMINATORS.values()])
+def test_outputs_are_float32_under_mixed_precision(builder, mixed_precision):
+    generates = builder.func in (networks.mlp_generator, networks.dcgan_generator)
+    model = builder(5, (8, 8, 1)) if generates else builder((8, 8, 1))
+    x = keras.random.normal((2, *model.input_shape[1:]), dtype="float32")
+    assert model(x).dtype == tf.float32
+    heavy = [x for x in model.layers if hasattr(x, "kernel")]
+    # The last kernel computes in float32, those before it in the policy's type.
+    assert [x.compute_dtype for x in heavy] == ["bfloat16"] * (len(heavy) - 1) + ["float32"]
+    assert {v.dtype for v in model.variables} == {"float32"}
+    if generates:  # bfloat16 has 256 steps in [-1, 1]; a product of them shows finer values
+        assert len(np.unique(model(x))) > len(np.unique(tf.cast(model(x), tf.bfloat16)))
+
+
+def test_the_policy_is_back_to_float32():
+    assert keras.config.dtype_policy().name == "float32"
+    assert {x.compute_dtype for x in course()[0].layers} == {"float32"}
+
+
+# Small pieces.
+
+
+def test_leaky_relu_has_slope_one_fifth():
+    x = np.float32([[-10, -1, 0, 1, 10]])
+    np.testing.assert_allclose(networks.leaky_relu(x), [[-2, -0.2, 0, 1, 10]], rtol=1e-6)
+
+
+def test_bn_relu_normalizes_and_then_cuts():
+    z = keras.Input((3,))
+    model = keras.Model(z, networks.bn_relu(z))
+    x = np.float32([[1, 2, -30], [3, 2.5, -10]])
+    standard = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+    np.testing.assert_allclose(model(x, training=True), np.maximum(standard, 0), rtol=1e-4)
+    assert (model(x, training=True).numpy()[:, 2] > 0).any()  # all its inputs were negative
+
+
+@pytest.mark.parametrize("enlarge", [networks.transposed_conv, networks.upsample_conv])
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_enlarging_multiplies_the_sides_by_the_scale(enlarge, scale):
+    x = keras.Input((4, 5, 2))
+    assert enlarge(x, 7, scale, kernel_size=3).shape == (None, 4 * scale, 5 * scale, 7)
+
+
+def coverage(enlarge, kernel_size, scale=2):
+    """How often each output pixel is covered: ones through a kernel of ones, borders cut off."""
+    ones = np.ones((1, 6, 6, 1), np.float32)
+    result = enlarge(ones, 1, scale, kernel_size=kernel_size, kernel_initializer="ones")
+    return result.numpy()[0, 3:-3, 3:-3, 0]
+
+
+def test_transposed_convolution_leaves_a_checkerboard_and_upsampling_does_not():
+    # Along one side, a kernel of 3 at stride 2 covers pixels once and twice in turn.
+    uneven = coverage(networks.transposed_conv, 3)
+    assert sorted(np.unique(uneven)) == [1, 2, 4]
+    np.testing.assert_array_equal(uneven[2:, 2:], uneven[:-2, :-2])  # period 2, both ways
+    assert np.all(uneven[1:] != uneven[:-1]) and np.all(uneven[:, 1:] != uneven[:, :-1])
+    np.testing.assert_array_equal(coverage(networks.upsample_conv, 3), np.full((6, 6), 9))
+    # A kernel that the stride divides is even too; 5 at stride 2, as in S1, is not.
+    np.testing.assert_array_equal(coverage(networks.transposed_conv, 4), np.full((6, 6), 4))
+    assert sorted(np.unique(coverage(networks.transposed_conv, 5))) == [4, 6, 9]
+    np.testing.assert_array_equal(coverage(networks.upsample_conv, 5), np.full((6, 6), 25))
+
+
+def test_upsampling_repeats_pixels():
+    x = np.float32([[[[1], [2]], [[3], [4]]]])
+    same = networks.upsample_conv(x, 1, 2, kernel_size=1, kernel_initializer="ones")
+    np.testing.assert_array_equal(same[0, ..., 0], np.kron(x[0, ..., 0], np.ones((2, 2))))
+
+
+@pytest.mark.parametrize(
+    "image_shape, widths, scales, expected",
+    [
+        ((28, 28, 1), (256, 128, 64), (1, 2, 2), (7, 7, 256)),
+        ((28, 28, 1), (128, 64, 32, 16), (2, 2, 1, 1), (7, 7, 128)),
+        ((12, 8, 3), (5,), (4,), (3, 2, 5)),
+        ((8, 8, 1), (5, 4), (1, 1), (8, 8, 5)),
+    ],
+)
+def test_smallest_map(image_shape, widths, scales, expected):
+    assert networks.smallest_map(image_shape, widths, scales) == expected
+    generator = networks.dcgan_generator(3, image_shape, widths=widths, scales=scales)
+    assert generator.output_shape == (None, *image_shape)
+
+
+@pytest.mark.parametrize(
+    "image_shape, widths, scales",
+    [
+        ((28, 28, 1), (8, 4), (2, 2, 1)),
+        ((28, 28, 1), (8, 4, 2), (2, 2)),
+        ((30, 28, 1), (8, 4), (2, 2)),
+        ((28, 30, 1), (8, 4), (2, 2)),
+        ((28, 28, 1), (8, 4, 2), (2, 2, 2)),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(image_shape, widths, scales):
+    with pytest.raises(ValueError, match="must be as many as"):
+        networks.smallest_map(image_shape, widths, scales)
+    with pytest.raises(ValueError, match="divide"):
+        networks.dcgan_generator(3, image_shape, widths=widths, scales=scales)
+
+
+# First weights.
+
+
+def kernels(model):
+    return [v.numpy() for v in model.trainable_variables if v.name == "kernel"]
+
+
+def test_first_kernels_are_normal_of_standard_deviation_002():
+    for model in course():
+        for kernel in kernels(model):
+            n = kernel.size
+            assert abs(kernel.mean()) < 5 * 0.02 / n**0.5
+            assert abs(kernel.std() / 0.02 - 1) < 5 / (2 * n) ** 0.5
+            assert n < 3000 or np.abs(kernel).max() > 3 * 0.02  # not uniform, not cut at 2 sigma
+
+
+def test_glorot_first_kernels_are_of_another_size():
+    for model in s1():
+        for kernel in kernels(model):
+            *window, inputs, outputs = kernel.shape
+            fans = math.prod(window) * (inputs + outputs)
+            assert np.abs(kernel).max() <= (6 / fans) ** 0.5
+            assert abs(kernel.std() / (2 / fans) ** 0.5 - 1) < 5 / (2 * kernel.size) ** 0.5
+
+
+def small_systems():
+    """The builders' own first weights, with several kernels of one shape in G and in D."""
+    return (
+        networks.dcgan_generator(4, (8, 8, 1), widths=(4, 4, 4, 4)),
+        networks.dcgan_discriminator((8, 8, 4), widths=(4, 4, 4), kernel_size=3),
+        networks.mlp_generator(4, (2, 2, 1), widths=(5, 5, 5)),
+        networks.mlp_discriminator((2, 2, 1), widths=(5, 5, 5)),
+    )
+
+
+def test_no_two_layers_start_with_the_same_weights():
+    every = [kernel for model in small_systems() for kernel in kernels(model)]
+    for shape, count in [((3, 3, 4, 4), 6), ((5, 5), 4)]:
+        alike = [kernel.ravel() for kernel in every if kernel.shape == shape]
+        assert len(alike) == count
+        for one, other in itertools.combinations(alike, 2):
+            assert not np.isclose(one, other).all()
+
+
+def test_the_seed_decides_the_first_weights():
+    starts = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        starts.append([kernel for model in small_systems() for kernel in kernels(model)])
+    for first, again, other in zip(*starts, strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert not np.isclose(first, other).all()
+
+
+def test_another_python_process_starts_with_the_same_weights():
+    """A seed drawn while importing would repeat within a process and not beyond it."""
+    random.seed(2)
+    elsewhere = importlib.util.module_from_spec(networks.__spec__)
+    networks.__spec__.loader.exec_module(
+        elsewhere
+    )  # the module as a process with other luck has it
+    starts = []
+    for module in (networks, elsewhere):
+        keras.utils.set_random_seed(1)
+        starts.append(kernels(module.dcgan_discriminator((8, 8, 1), widths=(2, 3))))
+    for here, there in zip(*starts, strict=True):
+        np.testing.assert_array_equal(here, there)
