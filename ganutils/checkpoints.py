@@ -44,6 +44,7 @@ def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step,
         g_optimizer=g_optimizer,
         step=step,
         history=History(history),
+        variables=[discriminator.variables, generator.variables],  # shows Dropout's seed states
     )
 
 
@@ -54,13 +55,22 @@ def resume(manager):
         manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`.
 
     Returns:
-        The step at which the run stands: 0 where nothing was saved yet.
+        The step at which the run stands: 0 where nothing was saved yet. The optimizers' step sizes
+        are restored too.
 
     Raises:
-        AssertionError: the checkpoint and the run's objects do not match, name by name.
+        ValueError: the checkpoint is of a run with other networks or optimizers; says what differs.
+            The run may be filled in part by then; build it anew.
     """
-    if manager.latest_checkpoint:
-        manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    path = manager.latest_checkpoint
+    try:
+        if path:
+            manager.checkpoint.restore(path).assert_consumed()
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not fit this run, which is now filled in part: {error} "
+            "Build the run as it was when it was saved, or choose a fresh folder."
+        ) from error
     return int(manager.checkpoint.step)
 
 

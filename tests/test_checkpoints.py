@@ -174,9 +174,6 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(make_networks, tmp_pat
         assert identical(images[:1], images[1:])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="tf.train.Checkpoint does not see the seed states of Keras' Dropout"
-)
 def test_resumed_run_with_dropout_equals_uninterrupted_run(tmp_path):
     _, half, end = save_and_go_on(dropout_dcgan, tmp_path)
     resumed = new_run(dropout_dcgan, seed=99)
@@ -294,22 +291,22 @@ def test_restoring_into_a_shallower_or_deeper_network_raises(widths, saved):
         return networks.mlp_discriminator(SHAPE, widths=widths), mlp()[1]
 
     run = new_run(make_networks, seed=99)
-    with pytest.raises((ValueError, AssertionError), match="dense|kernel"):
+    with pytest.raises(ValueError, match="dense|kernel"):
         checkpoints.resume(manager_of(run, saved.folder))
 
 
 def test_restoring_into_another_optimizer_raises_and_names_it(saved):
     run = new_run(mlp, optimizer=keras.optimizers.SGD)
-    with pytest.raises(AssertionError, match=r"d_optimizer(.|\n)*momentum") as caught:
+    with pytest.raises(ValueError, match=r"d_optimizer(.|\n)*momentum") as caught:
         checkpoints.resume(manager_of(run, saved.folder))
-    assert "generator" not in str(caught.value)
+    assert "fresh folder" in str(caught.value)
 
 
 def test_a_checkpoint_that_lacks_a_part_is_refused(tmp_path):
     run = new_run(mlp)
     partial = tf.train.Checkpoint(discriminator=run.discriminator, generator=run.generator)
     tf.train.CheckpointManager(partial, str(tmp_path), max_to_keep=1).save()
-    with pytest.raises(AssertionError, match="optimizer|step|history|iteration"):
+    with pytest.raises(ValueError, match="optimizer|step|history|iteration"):
         checkpoints.resume(manager_of(new_run(mlp), tmp_path))
 
 
