@@ -383,7 +383,7 @@ def test_every_frame_is_on_screen_for_its_time_equal_neighbors_too(tmp_path, fra
     ids=["none", "mixed", "float", "sizes", "channels", "1-D", "one channel", "four"],
 )
 def test_frames_that_make_no_gif_are_refused(tmp_path, frames):
-    with pytest.raises(ValueError, match="frames must be uint8 arrays"):
+    with pytest.raises(ValueError, match="frames must be uint8, all"):
         figures.write_gif(tmp_path / "x.gif", frames)
     assert os.listdir(tmp_path) == []
 
