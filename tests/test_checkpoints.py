@@ -306,7 +306,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(tmp_path):
     run = new_run(mlp)
     partial = tf.train.Checkpoint(discriminator=run.discriminator, generator=run.generator)
     tf.train.CheckpointManager(partial, str(tmp_path), max_to_keep=1).save()
-    with pytest.raises(ValueError, match="optimizer|step|history|iteration"):
+    with pytest.raises(ValueError, match=r"does not fit this run.*objects that were not bound"):
         checkpoints.resume(manager_of(new_run(mlp), tmp_path))
 
 
