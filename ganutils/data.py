@@ -223,12 +223,12 @@ def _download(name, split, cache):
         try:
             cache.mkdir(parents=True, exist_ok=True)
             # On the cache's own file system, so that a file enters the cache whole or not at all.
-            workplace = tempfile.TemporaryDirectory(
+            scratch = tempfile.TemporaryDirectory(
                 prefix="download-", dir=cache.parent, ignore_cleanup_errors=True
             )
         except OSError as error:
             raise RuntimeError(f"the cache folder {cache} is not writable ({error})") from error
-        with workplace as home:
+        with scratch as home:
             print(f"Downloading {title} ({size}) to {cache}", file=sys.stderr, flush=True)
             child = subprocess.run(
                 [sys.executable, "-c", _FETCH.format(name=name)],
