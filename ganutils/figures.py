@@ -140,17 +140,6 @@ def draw_history(loss_axes, output_axes, history):
     output_axes.set(ylim=(0, 1), title="D(real) and D(fake)")
 
 
-def show_history(history):
-    """Show losses and D's mean outputs of a run as one figure.
-
-    Args:
-        history: dict with d_loss, g_loss, d_real, d_fake: lists with one float for each step.
-    """
-    figure, (loss_axes, output_axes) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    draw_history(loss_axes, output_axes, history)
-    plt.show()
-
-
 def _in_notebook():
     try:
         from IPython import get_ipython

@@ -209,10 +209,9 @@ def test_a_history_that_has_not_begun_is_drawn_without_points():
 HISTORY = {"d_loss": [1.4, 1.3], "g_loss": [0.7, 0.8], "d_real": [0.5, 0.6], "d_fake": [0.5, 0.4]}
 
 
-def test_show_history_draws_losses_and_outputs_with_their_theory(shown):
-    figures.show_history(HISTORY)
-    ((figure,),) = shown
-    losses, outputs = figure.axes
+def test_draw_history_draws_losses_and_outputs_with_their_theory():
+    _, (losses, outputs) = plt.subplots(1, 2)
+    figures.draw_history(losses, outputs, HISTORY)
     for axes, names, heights in [
         (losses, ["d_loss", "g_loss"], [2 * math.log(2), math.log(2)]),
         (outputs, ["d_real", "d_fake"], [0.5]),
