@@ -1,4 +1,4 @@
-"""How does a run survive a crash? Save all of its state; restore all of it or nothing."""
+"""How does a run survive a crash? Save all its state; restore all of it, or say what differs."""
 
 import json
 
@@ -49,7 +49,7 @@ def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step,
 
 
 def resume(manager):
-    """Restore the newest checkpoint of a manager, completely, or leave a fresh run as it is.
+    """Restore the newest checkpoint of a manager, completely; without one, change nothing.
 
     Args:
         manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`.
