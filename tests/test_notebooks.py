@@ -26,11 +26,14 @@ ROOMS = {
     "losses": set(),
     "training": {"latents"},
     "checkpoints": set(),
-    "metrics": {"data"},
+    "checks": set(),
+    "classifier": {"checks", "data"},
+    "metrics": {"checks"},
     "figures": set(),
     "runtime": set(),
 }
-PLUMBING = {"data", "readers", "figures", "runtime"}  # imported, never taught, except:
+# Imported, never taught, except:
+PLUMBING = {"data", "readers", "figures", "runtime", "checks", "classifier"}
 TAUGHT_PLUMBING = {"write_gif"}
 
 SECTIONS = [

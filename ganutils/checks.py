@@ -1,0 +1,161 @@
+"""Is this input fit? Checks that hand it on in one type, or say what was found and what to do."""
+
+import operator
+
+import numpy as np
+
+
+def as_integer(value, name, *, low, high):
+    """Check a count.
+
+    Args:
+        value: what should be an integer.
+        name: what to call it in an error.
+        low: smallest value allowed.
+        high: largest value allowed.
+
+    Returns:
+        The value as a Python integer.
+
+    Raises:
+        TypeError: the value is no integer.
+        ValueError: it is out of range.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}.") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be in {low}..{high}, not {number}.")
+    return number
+
+
+def _as_floats(array, name, shape, least):
+    """A float array of the rank of `shape` (a tuple of words) with enough finite rows."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{name} must hold floats, not {array.dtype}; convert them on purpose.")
+    if array.ndim != len(shape) or 0 in array.shape[1:]:
+        raise ValueError(f"{name} must have the shape ({', '.join(shape)}), not {array.shape}.")
+    if len(array) < least:
+        raise ValueError(f"{name} has {len(array)} rows; at least {least} are needed.")
+    # min and max hand on a NaN, and unlike isfinite they need no array of the same size.
+    if not np.isfinite([array.min(), array.max()]).all():
+        raise ValueError(f"{name} holds NaN or infinite values; find out where they arise.")
+    return array
+
+
+def as_images(images, name, *, least=1):
+    """Check images.
+
+    Args:
+        images: floats (count, height, width, channels) in [-1, 1], with something below 0.
+        name: what to call them in an error.
+        least: smallest count allowed.
+
+    Returns:
+        float32 array of the same shape.
+
+    Raises:
+        TypeError: they are not floats.
+        ValueError: another shape or range, NaN, or too few; a set without any value below 0 is
+            taken for one in [0, 1].
+    """
+    if np.asarray(images).dtype == np.uint8:
+        raise TypeError(f"{name} must be floats in [-1, 1]; divide pixels by 127.5, subtract 1.")
+    shape = ("count", "height", "width", "channels")
+    images = _as_floats(images, name, shape, max(1, least))
+    low, high = float(images.min()), float(images.max())
+    if not -1 <= low <= high <= 1:
+        raise ValueError(
+            f"{name} must be in [-1, 1]; found {low:.4g} to {high:.4g}. "
+            "Divide pixels of 0 to 255 by 127.5 and subtract 1."
+        )
+    if low >= 0:
+        raise ValueError(
+            f"{name} must be in [-1, 1]; found {low:.4g} to {high:.4g}, nothing below 0. "
+            "Multiply pixels of 0 to 1 by 2 and subtract 1."
+        )
+    return images.astype(np.float32, copy=False)
+
+
+def as_feature_pair(real, fake, *, least=2, full_rank=False):
+    """Check the features of two sets of samples.
+
+    Args:
+        real: floats (count, dimensions).
+        fake: floats (count, dimensions), another count perhaps.
+        least: smallest count allowed, at least 1.
+        full_rank: whether there must be more samples than dimensions, as a covariance needs.
+
+    Returns:
+        The pair as float64 arrays.
+
+    Raises:
+        TypeError: they are not floats.
+        ValueError: another shape, different dimensions, NaN, or too few.
+    """
+    names = {"real": real, "fake": fake}
+    real, fake = (_as_floats(x, name, ("count", "dimensions"), least) for name, x in names.items())
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"real has {real.shape[1]} dimensions and fake {fake.shape[1]}; "
+            "take the features of both from one classifier."
+        )
+    for name, x in {"real": real, "fake": fake}.items():
+        if full_rank and len(x) <= x.shape[1]:
+            raise ValueError(
+                f"{name} has {len(x)} rows; a covariance of {x.shape[1]} dimensions needs at least "
+                f"{x.shape[1] + 1}, and a useful one many more."
+            )
+    return real.astype(np.float64), fake.astype(np.float64)
+
+
+def as_probabilities(probabilities, name, *, least=1):
+    """Check rows of class probabilities.
+
+    Args:
+        probabilities: floats (count, classes), every row >= 0 and of sum 1 up to 0.001.
+        name: what to call them in an error.
+        least: smallest count allowed.
+
+    Returns:
+        float64 array of the same shape.
+
+    Raises:
+        TypeError: they are not floats.
+        ValueError: another shape, NaN, too few, a negative value or another sum.
+    """
+    shape = ("count", "classes")
+    array = _as_floats(probabilities, name, shape, max(1, least)).astype(np.float64)
+    sums = array.sum(axis=1)
+    if array.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+        raise ValueError(
+            f"{name} must be >= 0 with rows that sum to 1; found a smallest value of "
+            f"{array.min():.4g} and sums from {sums.min():.4g} to {sums.max():.4g}. "
+            "Logits need a softmax first."
+        )
+    return array
+
+
+def as_shares(shares, name):
+    """Check the shares of classes in a set.
+
+    Args:
+        shares: floats (classes,), >= 0 and of sum 1 up to 0.001.
+        name: what to call them in an error.
+
+    Returns:
+        float64 array (classes,).
+
+    Raises:
+        TypeError: they are not floats (counts are not; divide them by their sum).
+        ValueError: another shape, NaN, a negative value or another sum.
+    """
+    array = _as_floats(shares, name, ("classes",), 1).astype(np.float64)
+    if array.min() < 0 or abs(array.sum() - 1) > 1e-3:
+        raise ValueError(
+            f"{name} must be >= 0 with sum 1; found a smallest value of {array.min():.4g} and sum "
+            f"{array.sum():.4g}. Divide counts by their sum."
+        )
+    return array
