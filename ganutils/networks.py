@@ -10,6 +10,8 @@ import math
 import keras
 from keras import layers
 
+from ganutils.layers import FusedBatchNormalization, UpsampleConv2D
+
 # A configuration, not an instance: an instance draws its seed once, when it is made, so every layer
 # of one shape would start with the same weights, whatever the seed of the run.
 normal_init = {"class_name": "RandomNormal", "config": {"stddev": 0.02}}
@@ -21,8 +23,8 @@ def leaky_relu(x):
 
 
 def bn_relu(x):
-    """Batch normalization, then ReLU, any shape (batch, ..., channels)."""
-    return layers.ReLU()(layers.BatchNormalization()(x))
+    """Batch normalization, then ReLU, (batch, channels) or (batch, height, width, channels)."""
+    return layers.ReLU()(FusedBatchNormalization()(x))
 
 
 def mlp_generator(
@@ -87,16 +89,14 @@ def upsample_conv(x, filters, scale, **conv):
         x: (batch, height, width, channels).
         filters: channels of the result.
         scale: factor by which height and width grow, an integer >= 1.
-        conv: further arguments of `keras.layers.Conv2D`.
+        conv: further arguments of `layers.UpsampleConv2D`, kernel_size among them.
 
     Returns:
         (batch, height * scale, width * scale, filters).
 
     Source: Odena et al. 2016, "Deconvolution and Checkerboard Artifacts", Distill.
     """
-    if scale > 1:
-        x = layers.UpSampling2D(scale)(x)
-    return layers.Conv2D(filters, padding="same", **conv)(x)
+    return UpsampleConv2D(filters, scale=scale, **conv)(x)
 
 
 def smallest_map(image_shape, widths, scales):
@@ -124,8 +124,8 @@ def dcgan_generator(
     latent_dim,
     image_shape,
     *,
-    widths=(64, 64, 32, 16),
-    scales=(2, 2, 1, 1),
+    widths=(64, 64, 16),
+    scales=(2, 2, 1),
     enlarge=upsample_conv,
     kernel_size=3,
     after_dense=bn_relu,

@@ -9,6 +9,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+import systems
 import tensorflow as tf
 from keras import layers
 
@@ -20,87 +21,15 @@ def one_seed():
     keras.utils.set_random_seed(1)
 
 
-# What follows a layer in the source designs, as functions of a tensor.
+def networks_of(name):
+    """Generator and discriminator of one of the source designs."""
+    system = systems.SYSTEMS[name]
+    return system.make_generator(), system.make_discriminator()
 
 
-def bn_leaky(x):
-    return layers.LeakyReLU(negative_slope=0.3)(layers.BatchNormalization()(x))
-
-
-def leaky_dropout(x):
-    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.3)(x))
-
-
-def bn_relu_08(x):
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
-
-
-def bn_leaky_dropout_08(x):
-    x = layers.BatchNormalization(momentum=0.8)(x)
-    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.2)(x))
-
-
-def leaky_bn_08(x):
-    x = layers.LeakyReLU(negative_slope=0.2)(x)
-    return layers.BatchNormalization(momentum=0.8)(x)
-
-
-MNIST = (28, 28, 1)
-
-
-def s1():
-    """TensorFlow's own DCGAN program: transposed convolutions, dropout in D."""
-    generator = networks.dcgan_generator(
-        100,
-        MNIST,
-        widths=(256, 128, 64),
-        scales=(1, 2, 2),
-        enlarge=networks.transposed_conv,
-        kernel_size=5,
-        after_dense=bn_leaky,
-        after_conv=bn_leaky,
-        kernel_initializer="glorot_uniform",
-    )
-    discriminator = networks.dcgan_discriminator(
-        MNIST, widths=(64, 128), after_conv=leaky_dropout, kernel_initializer="glorot_uniform"
-    )
-    return generator, discriminator
-
-
-def s2():
-    """Upsampling DCGAN: repeated pixels, biases, batch normalization in both."""
-    generator = networks.dcgan_generator(
-        100,
-        MNIST,
-        widths=(128, 128, 64),
-        scales=(2, 2, 1),
-        enlarge=networks.upsample_conv,
-        kernel_size=5,
-        after_dense=networks.leaky_relu,
-        after_conv=bn_relu_08,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-    )
-    discriminator = networks.dcgan_discriminator(
-        MNIST, widths=(64, 128), after_conv=bn_leaky_dropout_08, kernel_initializer="glorot_uniform"
-    )
-    return generator, discriminator
-
-
-def s4():
-    """Fully connected, with batch normalization after each hidden activation of G."""
-    generator = networks.mlp_generator(100, MNIST, after_dense=leaky_bn_08)
-    return generator, networks.mlp_discriminator(MNIST)
-
-
-def s5():
-    """Plain fully connected: the builders' defaults."""
-    return networks.mlp_generator(64, MNIST), networks.mlp_discriminator(MNIST)
-
-
-def course():
-    """The course's own DCGAN: the builders' defaults."""
-    return networks.dcgan_generator(64, MNIST), networks.dcgan_discriminator(MNIST)
+def defaults():
+    """The builders' defaults."""
+    return networks.dcgan_generator(64, systems.MNIST), networks.dcgan_discriminator(systems.MNIST)
 
 
 # Independent arithmetic.
@@ -121,7 +50,7 @@ def bn(channels):
 MLP_D = dense(784, 512) + dense(512, 256) + dense(256, 1)
 MLP_G = dense(256, 512) + dense(512, 1024) + dense(1024, 784)
 COUNTS = {
-    s1: (
+    "S1": (
         dense(100, 7 * 7 * 256, bias=False)
         + bn(7 * 7 * 256)
         + conv(5, 256, 128, bias=False)
@@ -131,7 +60,7 @@ COUNTS = {
         + conv(5, 64, 1, bias=False),
         conv(5, 1, 64) + conv(5, 64, 128) + dense(7 * 7 * 128, 1),
     ),
-    s2: (
+    "S2": (
         dense(100, 7 * 7 * 128)
         + conv(5, 128, 128)
         + bn(128)
@@ -140,33 +69,40 @@ COUNTS = {
         + conv(5, 64, 1),
         conv(5, 1, 64) + bn(64) + conv(5, 64, 128) + bn(128) + dense(7 * 7 * 128, 1),
     ),
-    s4: (dense(100, 256) + MLP_G + bn(256) + bn(512) + bn(1024), MLP_D),
-    s5: (dense(64, 256) + MLP_G, MLP_D),
-    course: (
+    "S3": (
+        dense(100, 1024)
+        + dense(1024, 7 * 7 * 128)
+        + bn(7 * 7 * 128)
+        + conv(5, 128, 64)
+        + conv(5, 64, 1),
+        conv(5, 1, 64) + conv(5, 64, 128) + dense(5 * 5 * 128, 1024) + dense(1024, 1),
+    ),
+    "S4": (dense(100, 256) + MLP_G + bn(256) + bn(512) + bn(1024), MLP_D),
+    "S5": (dense(64, 256) + MLP_G, MLP_D),
+    "defaults": (
         dense(64, 7 * 7 * 64, bias=False)
         + bn(7 * 7 * 64)
         + conv(3, 64, 64, bias=False)
         + bn(64)
-        + conv(3, 64, 32, bias=False)
-        + bn(32)
-        + conv(3, 32, 16, bias=False)
+        + conv(3, 64, 16, bias=False)
         + bn(16)
         + conv(3, 16, 1, bias=False),
         conv(5, 1, 32) + conv(5, 32, 64) + dense(7 * 7 * 64, 1),
     ),
 }
 PINNED = {
-    s1: (2_330_944, 212_865),
-    s2: (1_250_433, 213_633),
-    s4: (1_493_520, 533_505),
-    s5: (1_477_136, 533_505),
-    course: (273_744, 55_233),
+    "S1": (2_330_944, 212_865),
+    "S2": (1_250_433, 213_633),
+    "S3": (6_763_777, 3_485_441),
+    "S4": (1_493_520, 533_505),
+    "S5": (1_477_136, 533_505),
+    "defaults": (259_792, 55_233),
 }
 
 
-@pytest.mark.parametrize("system", COUNTS, ids=lambda system: system.__name__)
-def test_the_builders_make_the_source_designs(system):
-    generator, discriminator = system()
+@pytest.mark.parametrize("system", COUNTS)
+def test_the_source_designs_have_their_parameters(system):
+    generator, discriminator = defaults() if system == "defaults" else networks_of(system)
     counts = generator.count_params(), discriminator.count_params()
     assert counts == COUNTS[system]
     assert counts == PINNED[system]
@@ -186,21 +122,31 @@ def kinds(model):
 
 def test_layers_stand_in_the_order_of_the_source_designs():
     block = ["BatchNormalization", "LeakyReLU"]
-    generator, discriminator = s1()
+    generator, discriminator = networks_of("S1")
     up = ["Conv2DTranspose", *block]
     assert kinds(generator) == ["Dense", *block, *up, *up, "Conv2DTranspose", "Activation"]
     assert kinds(discriminator) == ["Conv2D", "LeakyReLU", "Dropout"] * 2 + ["Dense"]
     strides = [x.strides for x in generator.layers if isinstance(x, layers.Conv2DTranspose)]
     assert strides == [(1, 1), (2, 2), (2, 2)]
 
-    generator, discriminator = s2()
+    generator, discriminator = networks_of("S2")
     up = ["UpSampling2D", "Conv2D", "BatchNormalization", "ReLU"]
     assert kinds(generator) == ["Dense", "LeakyReLU", *up, *up, "Conv2D", "Activation"]
     assert kinds(discriminator) == ["Conv2D", *block, "Dropout"] * 2 + ["Dense"]
     strides = [x.strides for x in discriminator.layers if isinstance(x, layers.Conv2D)]
     assert strides == [(2, 2), (2, 2)]
 
-    generator, discriminator = s4()
+    generator, discriminator = networks_of("S3")
+    up = ["UpSampling2D", "Conv2D"]
+    assert kinds(generator) == ["Dense"] * 2 + ["BatchNormalization", "Activation", *up, *up]
+    assert kinds(discriminator) == ["Conv2D", "MaxPooling2D"] * 2 + ["Dense"] * 2
+    maps = [x.output.shape[1:] for x in discriminator.layers if isinstance(x, layers.MaxPooling2D)]
+    assert maps == [(14, 14, 64), (5, 5, 128)]
+    hidden = [x for x in generator.layers + discriminator.layers if hasattr(x, "activation")]
+    linear = [x.name for x in hidden if x.activation is not keras.activations.tanh]
+    assert linear == [generator.layers[2].name, discriminator.layers[-1].name]
+
+    generator, discriminator = networks_of("S4")
     assert kinds(generator) == ["Dense", "LeakyReLU", "BatchNormalization"] * 3 + ["Dense"]
     assert kinds(discriminator) == ["Dense", "LeakyReLU"] * 2 + ["Dense"]
 
@@ -286,7 +232,7 @@ def test_outputs_are_float32_under_mixed_precision(builder, mixed_precision):
 
 def test_the_policy_is_back_to_float32():
     assert keras.config.dtype_policy().name == "float32"
-    assert {x.compute_dtype for x in course()[0].layers} == {"float32"}
+    assert {x.compute_dtype for x in defaults()[0].layers} == {"float32"}
 
 
 # Small pieces.
@@ -379,7 +325,7 @@ def kernels(model):
 
 
 def test_first_kernels_are_normal_of_standard_deviation_002():
-    for model in course():
+    for model in defaults():
         for kernel in kernels(model):
             n = kernel.size
             assert abs(kernel.mean()) < 5 * 0.02 / n**0.5
@@ -388,7 +334,7 @@ def test_first_kernels_are_normal_of_standard_deviation_002():
 
 
 def test_glorot_first_kernels_are_of_another_size():
-    for model in s1():
+    for model in networks_of("S1"):
         for kernel in kernels(model):
             *window, inputs, outputs = kernel.shape
             fans = math.prod(window) * (inputs + outputs)
@@ -399,7 +345,7 @@ def test_glorot_first_kernels_are_of_another_size():
 def small_systems():
     """The builders' own first weights, with several kernels of one shape in G and in D."""
     return (
-        networks.dcgan_generator(4, (8, 8, 1), widths=(4, 4, 4, 4)),
+        networks.dcgan_generator(4, (8, 8, 1), widths=(4, 4, 4, 4), scales=(2, 2, 1, 1)),
         networks.dcgan_discriminator((8, 8, 4), widths=(4, 4, 4), kernel_size=3),
         networks.mlp_generator(4, (2, 2, 1), widths=(5, 5, 5)),
         networks.mlp_discriminator((2, 2, 1), widths=(5, 5, 5)),

@@ -1,0 +1,366 @@
+"""The classic programs that the course is measured against, and the course's own, side by side.
+
+Each `System` says what a published program is made of: networks, noise, optimizers, batch, and how
+one training step goes. `start` builds one, ready for `training.train`. Layers are those of the
+programs; the code is the course's, so all run on the same loop, data and noise by (seed, step).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from ganutils import losses, networks, training
+from ganutils.latents import sample_latents
+
+MNIST = (28, 28, 1)
+
+
+class System(NamedTuple):
+    """One program.
+
+    title: for tables. make_discriminator, make_generator: function () -> model. make_optimizer:
+    function () -> Keras optimizer, called once a network. make_step: factory with the arguments of
+    `training.make_train_step`, bar the objective. batch_size: images a step. latent_dim: length
+    of z. draw: function as `latents.sample_latents`, the distribution of z. fast: whether it trains
+    in `runtime.fast_precision`. averaged: whether its samples come from averaged weights.
+    per_call: steps by one call of `training.train`, which is no part of the design: more where a
+    step is short.
+    """
+
+    title: str
+    make_discriminator: Callable
+    make_generator: Callable
+    make_optimizer: Callable
+    make_step: Callable
+    batch_size: int
+    latent_dim: int = 100
+    draw: Callable = sample_latents
+    fast: bool = False
+    averaged: bool = False
+    per_call: int = 1
+
+
+# What follows a layer, as functions of a tensor.
+
+
+def bn_leaky(x):
+    return layers.LeakyReLU(negative_slope=0.3)(layers.BatchNormalization()(x))
+
+
+def leaky_dropout(x):
+    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.3)(x))
+
+
+def bn_relu_08(x):
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+
+
+def bn_leaky_dropout_08(x):
+    x = layers.BatchNormalization(momentum=0.8)(x)
+    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.2)(x))
+
+
+def leaky_bn_08(x):
+    x = layers.LeakyReLU(negative_slope=0.2)(x)
+    return layers.BatchNormalization(momentum=0.8)(x)
+
+
+def plain_upsample_conv(x, filters, scale, **conv):
+    """S2's two layers as its program has them; `networks.upsample_conv` is a faster equal."""
+    if scale > 1:
+        x = layers.UpSampling2D(scale)(x)
+    return layers.Conv2D(filters, padding="same", **conv)(x)
+
+
+# S3's networks: dense layers inside a convolutional design, which the builders rightly do not make.
+
+
+def tanh_generator():
+    """100 -> dense -> dense with batch normalization -> two upsamplings, tanh throughout."""
+    z = keras.Input((100,))
+    x = layers.Dense(1024, activation="tanh")(z)
+    x = layers.BatchNormalization()(layers.Dense(128 * 7 * 7)(x))
+    x = layers.Reshape((7, 7, 128))(layers.Activation("tanh")(x))
+    x = layers.Conv2D(64, 5, padding="same", activation="tanh")(layers.UpSampling2D()(x))
+    x = layers.Conv2D(1, 5, padding="same", activation="tanh")(layers.UpSampling2D()(x))
+    return keras.Model(z, x, name="generator")
+
+
+def max_pool_discriminator():
+    """28x28 -> 14x14 -> 10x10 -> 5x5 by max-pooling and a convolution without padding; a logit."""
+    image = keras.Input(MNIST)
+    x = layers.Conv2D(64, 5, padding="same", activation="tanh")(image)
+    x = layers.Conv2D(128, 5, activation="tanh")(layers.MaxPooling2D()(x))
+    x = layers.Flatten()(layers.MaxPooling2D()(x))
+    x = layers.Dense(1024, activation="tanh")(x)
+    return keras.Model(image, layers.Dense(1)(x), name="discriminator")
+
+
+def uniform_latents(count, latent_dim, *, seed, step):
+    """Draw latents uniform in [-1, 1), a pure function of (seed, step) as `sample_latents` is."""
+    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    return tf.random.stateless_uniform((count, latent_dim), seed=key, minval=-1.0, maxval=1.0)
+
+
+# How D is shown a batch: one list for each of its updates, of (images, label); label 1 is real.
+
+
+def apart(real, fake):
+    """One update, for which D sees real and fake in two passes."""
+    return [[(real, 1.0), (fake, 0.0)]]
+
+
+def in_turn(real, fake):
+    """Two updates: first on real images, then on fake ones."""
+    return [[(real, 1.0)], [(fake, 0.0)]]
+
+
+def together(real, fake):
+    """One update on one batch of both; the mean over it is half the sum that `apart` has."""
+    labels = [tf.fill((tf.shape(x)[0], 1), y) for x, y in ((real, 1.0), (fake, 0.0))]
+    return [[(tf.concat([real, fake], 0), tf.concat(labels, 0))]]
+
+
+def cross_entropy(logits, label):
+    """-E[label log D + (1 - label) log(1 - D)] for labels that are 0 or 1."""
+    return tf.reduce_mean(tf.nn.softplus((1.0 - 2.0 * label) * logits))
+
+
+def make_alternating_step(
+    discriminator,
+    generator,
+    *,
+    d_optimizer,
+    g_optimizer,
+    latent_dim,
+    seed,
+    draw=sample_latents,
+    show=apart,
+    predicts=False,
+):
+    """Make a training step in which D is updated first, and G against the D that results.
+
+    D is in training mode throughout: its batch normalization uses the batch that it is shown.
+
+    Args:
+        discriminator, generator, d_optimizer, g_optimizer, latent_dim, seed: as for
+            `training.make_train_step`.
+        draw: function as `latents.sample_latents`.
+        show: `apart`, `in_turn` or `together`.
+        predicts: where True, D's fake images are made of noise of their own with the moving
+            statistics of G, as by Keras' `predict`; else they are those that G then learns from.
+
+    Returns:
+        `tf.function` as that of `training.make_train_step`. Each logit is reported as it was
+        before the update that it led to; d_loss is the sum over real and fake in every case.
+    """
+    d_vars, g_vars = discriminator.trainable_variables, generator.trainable_variables
+    d_optimizer.build(d_vars)
+    g_optimizer.build(g_vars)
+
+    def teach_discriminator(real, fake):
+        logits = []
+        for lesson in show(real, fake):
+            with tf.GradientTape() as tape:
+                answers = [discriminator(images, training=True) for images, _ in lesson]
+                pairs = zip(answers, lesson, strict=True)
+                loss = tf.add_n([cross_entropy(answer, label) for answer, (_, label) in pairs])
+            d_optimizer.apply(tape.gradient(loss, d_vars), d_vars)
+            logits += answers
+        return tf.split(tf.concat(logits, 0), 2)
+
+    @tf.function
+    def train_step(real, step):
+        count, step = tf.shape(real)[0], 2 * tf.cast(step, tf.int64)  # two draws a step
+        shown = None
+        if predicts:
+            shown = generator(draw(count, latent_dim, seed=seed, step=step), training=False)
+        with tf.GradientTape() as tape:
+            fake = generator(draw(count, latent_dim, seed=seed, step=step + 1), training=True)
+            with tape.stop_recording():  # D learns of these images, and G nothing of that
+                logits = teach_discriminator(real, shown if predicts else fake)
+            g_loss = losses.generator_loss(discriminator(fake, training=True))
+        g_optimizer.apply(tape.gradient(g_loss, g_vars), g_vars)
+        d_real, d_fake = (tf.reduce_mean(tf.sigmoid(x)) for x in logits)
+        d_loss = losses.discriminator_loss(*logits)
+        return {"d_loss": d_loss, "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
+
+    return train_step
+
+
+simultaneous = partial(training.make_train_step, objective=losses.non_saturating)
+adam = keras.optimizers.Adam
+glorot = "glorot_uniform"  # Keras' own default, with which these programs were written
+
+SYSTEMS = {
+    # The one place for the course's own settings.
+    "course": System(
+        title="the course's DCGAN",
+        make_discriminator=partial(networks.dcgan_discriminator, MNIST),
+        make_generator=partial(networks.dcgan_generator, 64, MNIST),
+        make_optimizer=partial(adam, 1e-3, beta_1=0.5, beta_2=0.99),
+        make_step=simultaneous,
+        batch_size=64,
+        latent_dim=64,
+        fast=True,
+        averaged=True,
+        per_call=10,
+    ),
+    "S1": System(
+        title="TF2 DCGAN",
+        make_discriminator=partial(
+            networks.dcgan_discriminator,
+            MNIST,
+            widths=(64, 128),
+            after_conv=leaky_dropout,
+            kernel_initializer=glorot,
+        ),
+        make_generator=partial(
+            networks.dcgan_generator,
+            100,
+            MNIST,
+            widths=(256, 128, 64),
+            scales=(1, 2, 2),
+            enlarge=networks.transposed_conv,
+            kernel_size=5,
+            after_dense=bn_leaky,
+            after_conv=bn_leaky,
+            kernel_initializer=glorot,
+        ),
+        make_optimizer=partial(adam, 1e-4),
+        make_step=simultaneous,
+        batch_size=256,
+    ),
+    "S2": System(
+        title="upsampling DCGAN",
+        make_discriminator=partial(
+            networks.dcgan_discriminator,
+            MNIST,
+            widths=(64, 128),
+            after_conv=bn_leaky_dropout_08,
+            kernel_initializer=glorot,
+        ),
+        make_generator=partial(
+            networks.dcgan_generator,
+            100,
+            MNIST,
+            widths=(128, 128, 64),
+            scales=(2, 2, 1),
+            enlarge=plain_upsample_conv,
+            kernel_size=5,
+            after_dense=networks.leaky_relu,
+            after_conv=bn_relu_08,
+            use_bias=True,
+            kernel_initializer=glorot,
+        ),
+        make_optimizer=partial(adam, 2e-4, beta_1=0.5),
+        make_step=partial(make_alternating_step, show=in_turn, predicts=True),
+        batch_size=32,
+    ),
+    "S3": System(
+        title="tanh and max-pool GAN",
+        make_discriminator=max_pool_discriminator,
+        make_generator=tanh_generator,
+        make_optimizer=partial(keras.optimizers.SGD, 1e-3, momentum=0.9, nesterov=True),
+        make_step=partial(
+            make_alternating_step, show=together, predicts=True, draw=uniform_latents
+        ),
+        batch_size=128,
+        draw=uniform_latents,
+    ),
+    "S4": System(
+        title="MLP GAN with batch norm",
+        make_discriminator=partial(networks.mlp_discriminator, MNIST),
+        make_generator=partial(networks.mlp_generator, 100, MNIST, after_dense=leaky_bn_08),
+        make_optimizer=partial(adam, 2e-4, beta_1=0.5),
+        make_step=partial(make_alternating_step, show=in_turn, predicts=True),
+        batch_size=128,
+        per_call=20,
+    ),
+    "S5": System(
+        title="plain MLP GAN",
+        make_discriminator=partial(networks.mlp_discriminator, MNIST),
+        make_generator=partial(networks.mlp_generator, 64, MNIST),
+        make_optimizer=partial(adam, 2e-4, beta_1=0.5, beta_2=0.999),
+        make_step=make_alternating_step,
+        batch_size=100,
+        latent_dim=64,
+        per_call=20,
+    ),
+}
+
+
+class Run(NamedTuple):
+    """A system with its variables. sampler: the generator that samples come from, in float32."""
+
+    system: System
+    seed: int
+    discriminator: keras.Model
+    generator: keras.Model
+    sampler: keras.Model
+    d_optimizer: keras.optimizers.Optimizer
+    g_optimizer: keras.optimizers.Optimizer
+    train_step: Callable
+
+
+def start(system, *, seed):
+    """Build a system from nothing; the dtype policy is afterwards what it was before.
+
+    Args:
+        system: one of `SYSTEMS.values()`.
+        seed: integer in 0..2**32 - 1; decides the first weights, the dropout and the noise.
+
+    Returns:
+        `Run`, of which `train_step` fits `training.train`.
+    """
+    policy = keras.config.dtype_policy()
+    keras.utils.set_random_seed(seed)
+    try:
+        keras.config.set_dtype_policy("float32")
+        sampler = system.make_generator()
+        if system.fast:
+            runtime.fast_precision()
+        discriminator, generator = system.make_discriminator(), system.make_generator()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    sampler.set_weights(generator.get_weights())
+    d_optimizer, g_optimizer = system.make_optimizer(), system.make_optimizer()
+    train_step = system.make_step(
+        discriminator,
+        generator,
+        d_optimizer=d_optimizer,
+        g_optimizer=g_optimizer,
+        latent_dim=system.latent_dim,
+        seed=seed,
+    )
+    if system.averaged:
+        train_step = training.with_average(train_step, generator, sampler)
+    return Run(
+        system, seed, discriminator, generator, sampler, d_optimizer, g_optimizer, train_step
+    )
+
+
+def sample(run, count, *, at_once=500):
+    """Draw images from the generator that a reader would end up with, in inference mode.
+
+    Args:
+        run: `Run`, at whatever step it stands.
+        count: number of images.
+        at_once: images in one pass.
+
+    Returns:
+        float32 array (count, 28, 28, 1) in [-1, 1]; noise of a step that no training has, -1.
+    """
+    if not run.system.averaged:
+        run.sampler.set_weights(run.generator.get_weights())
+    z = run.system.draw(count, run.system.latent_dim, seed=run.seed, step=-1)
+    parts = [z[i : i + at_once] for i in range(0, count, at_once)]
+    return np.concatenate([run.sampler(part, training=False).numpy() for part in parts])
