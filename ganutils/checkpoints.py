@@ -19,7 +19,9 @@ class History(tf.train.experimental.PythonState):
         self.values.update(json.loads(string_value))
 
 
-def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step, history):
+def make_checkpoint(
+    discriminator, generator, *, d_optimizer, g_optimizer, step, history, average=None
+):
     """Gather the whole state of a run: two networks, two optimizers, the step, the history.
 
     The optimizers are built here: a restore can fill only variables that exist.
@@ -31,12 +33,14 @@ def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step,
         g_optimizer: Keras optimizer of the generator.
         step: integer `tf.Variable`, the number of steps done.
         history: dict from name to list of floats, as `training.train` keeps it.
+        average: model that `training.with_average` keeps; None where a run has none.
 
     Returns:
-        `tf.train.Checkpoint` over all six.
+        `tf.train.Checkpoint` over all six, and the average.
     """
     d_optimizer.build(discriminator.trainable_variables)
     g_optimizer.build(generator.trainable_variables)
+    averages = {} if average is None else {"average": average}
     return tf.train.Checkpoint(
         discriminator=discriminator,
         generator=generator,
@@ -45,6 +49,7 @@ def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step,
         step=step,
         history=History(history),
         variables=[discriminator.variables, generator.variables],  # shows Dropout's seed states
+        **averages,
     )
 
 

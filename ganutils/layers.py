@@ -13,8 +13,8 @@ class FusedBatchNormalization(layers.BatchNormalization):
     variance follows the unbiased variance of the batch, n / (n - 1) times that of Keras.
 
     Takes the arguments of `keras.layers.BatchNormalization`; axis, scale and center must be left as
-    they are (else ValueError). Input and output have the shape (batch, channels) or (batch, height, width, channels);
-    the statistics are computed in float32 whatever the input is.
+    they are (else ValueError). Input and output have the shape (batch, channels) or (batch, height,
+    width, channels); the statistics are computed in float32 whatever the input is.
 
     Source: Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1.
     """

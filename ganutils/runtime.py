@@ -1,4 +1,4 @@
-"""How long, and how quietly, does a notebook run?
+"""How long, how fast, and how quietly does a notebook run?
 
 Import this room before TensorFlow: it imports TensorFlow with the start-up messages of its C++ core
 (oneDNN, CUDA probing) kept out of the page. They are written to the process's error stream whatever
@@ -9,6 +9,9 @@ import contextlib
 import os
 import sys
 import tempfile
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")  # on Linux
 
 
 @contextlib.contextmanager
@@ -31,6 +34,9 @@ def _held_back_stderr():
 
 if "tensorflow" not in sys.modules:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) == 2:
+        # Two operations side by side, a core each, are faster than one after the other, both split.
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     with _held_back_stderr():
         import tensorflow as tf
 
@@ -54,3 +60,69 @@ def budget(full, smoke):
     if profile not in ("full", "smoke"):
         raise ValueError(f'GANUTILS_PROFILE is {profile!r}; set it to "full" or "smoke".')
     return smoke if profile == "smoke" else full
+
+
+def _native_bfloat16():
+    """Whether this machine computes in bfloat16 itself, and by what that was seen."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        known = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        return known >= (8, 0), f"the GPU has compute capability {known[0]}.{known[1]}"
+    try:
+        flags = set(_CPUINFO.read_text().split())
+    except OSError:
+        return False, "this system does not tell what its processor can do"
+    found = sorted(flags & {"avx512_bf16", "amx_bf16"})
+    return bool(found), f"the processor has {' and '.join(found) or 'no bfloat16 instructions'}"
+
+
+def fast_precision():
+    """Let the networks built from here on compute in bfloat16, where the machine is fast at it.
+
+    bfloat16 is float32 with 8 instead of 24 bits of precision and the same range, so gradients
+    need no scaling. Weights, gradients of weights and optimizer slots stay float32, and so do the
+    last layers of `networks` and the losses. The choice, and why, is printed as one line.
+
+    The environment variable GANUTILS_PRECISION, "float32" or "bfloat16", overrides the choice.
+
+    Returns:
+        Name of Keras' dtype policy from here on, "mixed_bfloat16" or "float32".
+
+    Raises:
+        ValueError: GANUTILS_PRECISION is neither "float32" nor "bfloat16".
+
+    Source: Kalamkar et al. 2019, arXiv 1905.12322.
+    """
+    import keras  # here, because Keras imports TensorFlow, which this room does quietly first
+
+    wish = os.environ.get("GANUTILS_PRECISION")
+    if wish not in (None, "float32", "bfloat16"):
+        raise ValueError(f'GANUTILS_PRECISION is {wish!r}; set it to "float32" or "bfloat16".')
+    native, reason = _native_bfloat16()
+    if wish:
+        native, reason = wish == "bfloat16", "GANUTILS_PRECISION says so"
+    policy, name = ("mixed_bfloat16", "bfloat16") if native else ("float32", "float32")
+    keras.config.set_dtype_policy(policy)
+    print(f"Networks compute in {name}: {reason}.")
+    return policy
+
+
+def in_float32(model):
+    """Copy a model as one that computes in float32, for sampling and metrics.
+
+    Args:
+        model: Keras model of any dtype policy.
+
+    Returns:
+        Model of the same layers and weights, all float32. The weights are copies: it stays as it
+        is when the model learns on.
+    """
+    import keras
+
+    def rebuilt(layer):
+        if not isinstance(layer, keras.layers.Layer):  # a bare operation has no type of its own
+            return type(layer).from_config(layer.get_config())
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=rebuilt)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -23,50 +23,99 @@ class Progress(NamedTuple):
     seconds_left: float
 
 
-def train(train_step, make_batches, *, steps, step, history, callbacks=(), every=100):
+def make_loop(train_step, batches, *, step, compiled):
+    """Make a function that takes several steps in a row and gathers what they report.
+
+    Compiled, batches are fetched and steps are counted inside one graph; Python is called once for
+    all of them. The steps, and their results, are the same either way.
+
+    Args:
+        train_step: function (real, step) -> dict from name to scalar, as `make_train_step` makes.
+        batches: iterable of batches; a `tf.data.Dataset`, as `data.batches` makes, if compiled.
+        step: integer `tf.Variable`, the number of steps done; advanced after each step.
+        compiled: whether the steps become one `tf.function`.
+
+    Returns:
+        Function count -> dict from name to a list of count floats (of float32). The step whose
+        values are not all finite is the last one taken: the counter stays before it, and whatever
+        the lists hold behind it means nothing.
+
+    Raises:
+        TypeError: compiled, and the batches are not a `tf.data.Dataset`: a graph would use the
+            first batch of any other iterable again and again.
+    """
+    if compiled and not isinstance(batches, tf.data.Dataset):
+        raise TypeError(f"Several steps per call need a tf.data.Dataset, not {type(batches)}.")
+    batches, names = iter(batches), []
+
+    def measured(values):
+        names[:] = values
+        return tf.stack([tf.cast(value, tf.float32) for value in values.values()])
+
+    def loop(count):
+        rows = tf.TensorArray(tf.float32, count)
+        for i in tf.range(count):
+            row = measured(train_step(next(batches), tf.identity(step)))
+            rows = rows.write(i, row)
+            if not tf.reduce_all(tf.math.is_finite(row)):
+                break
+            step.assign_add(1)
+        return rows.stack()
+
+    run = tf.function(loop) if compiled else loop
+    return lambda count: dict(zip(names, run(tf.constant(count)).numpy().T.tolist(), strict=True))
+
+
+def train(train_step, make_batches, *, steps, step, history, callbacks=(), every=100, per_call=1):
     """Run a training step until the counter `step` stands at `steps`.
 
     A run that stands there already only calls its callbacks, so a cell can be run twice.
 
     Args:
         train_step: function (real, step) -> dict from name to scalar, as `make_train_step` makes.
-        make_batches: function start -> endless iterable of batches, from batch number start on.
+        make_batches: function start -> endless iterable of batches, from batch number start on; a
+            `tf.data.Dataset`, as `data.batches` makes, where per_call is above 1.
         steps: the step count at which the run ends (the total, not the number still to do).
         step: integer `tf.Variable`, the number of steps done; advanced after each step.
         history: dict; each name of train_step's result gets its list, extended step by step.
         callbacks: functions of a `Progress`, called after every `every` steps and at the end.
         every: number of steps between two calls of the callbacks.
+        per_call: steps taken by one compiled call, at most; fewer where a callback is due. It pays
+            where a step is as short as Python's way to it. The results do not depend on it.
 
     Returns:
         `history`, for convenience.
 
     Raises:
-        ValueError: the counter is beyond `steps`, or `every` is below 1.
+        ValueError: the counter is beyond `steps`, or `every` or `per_call` is below 1.
+        TypeError: per_call is above 1, and the batches are not a `tf.data.Dataset`.
         FloatingPointError: a value of train_step is NaN or infinite; names the step and the value.
-            No callback sees that step, so what they saved before stands.
+            No callback sees that step, so what they saved before stands. Whatever per_call is,
+            counter and history are those before that step, and the weights those after it.
     """
-    start, clock = int(step), None
-    if start > steps or every < 1:
-        raise ValueError(f"step {start} must be at most {steps=}, and {every=} at least 1.")
-    if start == steps:
-        for callback in callbacks:
-            callback(Progress(steps, steps, history, 0.0))
-        return history
-    batches = iter(make_batches(start=start))
-    with tqdm(total=steps, initial=start, unit="step", disable=None) as bar:
-        for now in range(start + 1, steps + 1):
-            values = {k: float(v) for k, v in train_step(next(batches), step).items()}
-            if bad := {k: v for k, v in values.items() if not math.isfinite(v)}:
-                raise FloatingPointError(f"Training stopped at step {now}: {bad} is not finite.")
-            step.assign(now)
-            for name, value in values.items():
-                history.setdefault(name, []).append(value)
-            bar.update()
-            clock = clock or time.perf_counter()  # from the end of step one, which includes tracing
-            if now % every == 0 or now == steps:
-                rate = (time.perf_counter() - clock) / max(now - start - 1, 1)
-                for callback in callbacks:
-                    callback(Progress(now, steps, history, rate * (steps - now)))
+    now, clock = int(step), None
+    if now > steps or every < 1 or per_call < 1:
+        raise ValueError(f"step {now} must be at most {steps=}; {every=}, {per_call=} at least 1.")
+    if now < steps:
+        take = make_loop(train_step, make_batches(start=now), step=step, compiled=per_call > 1)
+    with tqdm(total=steps, initial=now, unit="step", disable=None) as bar:
+        while now < steps:
+            values = take(count := min(per_call, every - now % every, steps - now))
+            start, now = now, int(step)
+            for name, column in values.items():
+                history.setdefault(name, []).extend(column[: now - start])
+            if now < start + count:
+                bad = {k: x for k, v in values.items() if not math.isfinite(x := v[now - start])}
+                raise FloatingPointError(
+                    f"Training stopped at step {now + 1}: {bad} is not finite."
+                )
+            bar.update(count)
+            clock = clock or (time.perf_counter(), now)  # the first call includes tracing
+            left = (time.perf_counter() - clock[0]) / max(now - clock[1], 1) * (steps - now)
+            for callback in callbacks if now % every == 0 and now < steps else ():
+                callback(Progress(now, steps, history, left))
+    for callback in callbacks:
+        callback(Progress(steps, steps, history, 0.0))
     return history
 
 
@@ -115,3 +164,43 @@ def make_train_step(
         return {"d_loss": d_loss, "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
 
     return train_step
+
+
+def with_average(train_step, generator, average, *, decay=0.999):
+    """Make a training step that also keeps a running average of the generator's weights.
+
+    A generator circles around its goal; the average of its weights lies inside the circle and
+    draws better. The average covers the last steps / 9 steps or so at first, and 1 / (1 - decay)
+    steps later, so that the first, bad weights are soon forgotten.
+
+    Args:
+        train_step: function (real, step) -> dict of scalars, as `make_train_step` makes.
+        generator: the model that train_step changes.
+        average: model of the same weights, such as `runtime.in_float32(generator)`. After step n
+            (from 0) it keeps the share min(decay, (1 + n) / (10 + n)) of each weight, batch
+            normalization's statistics included, and takes the rest from the generator.
+        decay: largest share kept, 0 to below 1.
+
+    Returns:
+        `tf.function` (real, step) -> train_step's dict.
+
+    Raises:
+        ValueError: the two models' weights differ in number or shape, or decay is out of range.
+
+    Source: Yazici et al. 2019, arXiv 1806.04498, section 2; Karras et al. 2018, arXiv 1710.10196,
+    section 5, sample from such averages of a GAN's generator.
+    """
+    means, weights = average.weights, generator.weights
+    if not 0 <= decay < 1 or [w.shape for w in means] != [w.shape for w in weights]:
+        raise ValueError(f"{decay=} must be in [0, 1), and `average` a copy of the generator.")
+
+    @tf.function
+    def averaging_step(real, step):
+        n = tf.cast(step, tf.float32)
+        share = tf.minimum(decay, (1 + n) / (10 + n))
+        values = train_step(real, step)
+        for mean, weight in zip(means, weights, strict=True):
+            mean.assign(share * mean + (1 - share) * weight)
+        return values
+
+    return averaging_step

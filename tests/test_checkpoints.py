@@ -183,6 +183,41 @@ def test_resumed_run_with_dropout_equals_uninterrupted_run(tmp_path):
     assert identical(state(resumed), end[0]) and resumed.history == end[1]
 
 
+def averaged_run(seed):
+    """A run whose step also keeps an average of the generator's weights."""
+    run = new_run(mlp, seed=seed)
+    run.average = runtime.in_float32(run.generator)
+    run.train_step = training.with_average(run.train_step, run.generator, run.average)
+    run.checkpoint = checkpoints.make_checkpoint(
+        run.discriminator,
+        run.generator,
+        d_optimizer=run.d_optimizer,
+        g_optimizer=run.g_optimizer,
+        step=run.step,
+        history=run.history,
+        average=run.average,
+    )
+    return run
+
+
+def test_resumed_run_with_an_average_equals_uninterrupted_run(tmp_path):
+    whole = averaged_run(seed=1)
+    train(whole, HALF, callbacks=[checkpoints.saver(manager_of(whole, tmp_path))])
+    half = whole.average.get_weights()
+    train(whole, END)
+    resumed = averaged_run(seed=99)
+    assert not identical(resumed.average.get_weights(), half)
+    assert checkpoints.resume(manager_of(resumed, tmp_path)) == HALF
+    assert identical(resumed.average.get_weights(), half)
+    train(resumed, END)
+    assert identical(state(resumed), state(whole)) and resumed.history == whole.history
+    assert identical(resumed.average.get_weights(), whole.average.get_weights())
+    assert not identical(resumed.average.get_weights(), half)
+    # Without its average, the checkpoint does not fit.
+    with pytest.raises(ValueError, match="does not fit this run"):
+        checkpoints.resume(manager_of(new_run(mlp), tmp_path))
+
+
 def test_saving_changes_nothing(tmp_path):
     run = new_run(dropout_dcgan)
     before = state(run)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from ganutils import latents, losses, networks, training
+from ganutils import data, latents, losses, networks, runtime, training
 
 LATENT_DIM, IMAGE_SHAPE, BATCH = 3, (4, 4, 1), 8
 
@@ -298,9 +298,9 @@ def test_the_time_left_is_the_pace_of_this_call_times_the_steps_to_do(monkeypatc
     run.history.update(d_loss=[0.0] * 10, g_loss=[0.0] * 10)
     run.step.assign(10)
     run.train(30, every=5)
-    # The clock is read after step 11 and at each callback: 0.5 s for 4 steps, 1 s for 9, ...
+    # The clock is read twice after step 11 and once after each later one: 0.5 s for each read.
     left = [p.seconds_left for p in run.seen]
-    assert left == pytest.approx([0.5 / 4 * 15, 1 / 9 * 10, 1.5 / 14 * 5, 0])
+    assert left == pytest.approx([2.5 / 4 * 15, 5 / 9 * 10, 7.5 / 14 * 5, 0])
 
 
 def test_a_second_call_goes_on_where_the_first_ended():
@@ -400,3 +400,167 @@ def test_a_real_step_and_a_real_run_fit_together():
     keras.utils.set_random_seed(1)
     at_once = training.train(make_step(*pair()), make_batches, steps=5, step=step_at(0), history={})
     assert at_once == history
+
+
+# Several steps per call.
+
+IMAGES = np.random.default_rng(3).uniform(-1, 1, (20, *IMAGE_SHAPE)).astype(np.float32)
+
+
+def dataset(start):
+    return data.batches(IMAGES, BATCH, seed=0, start=start)
+
+
+def dropout_pair():
+    """Batch normalization in G, Dropout in D: statistics and a seed state besides the weights."""
+
+    def leaky_dropout(x):
+        return layers.Dropout(0.3)(networks.leaky_relu(x))
+
+    discriminator = networks.mlp_discriminator(IMAGE_SHAPE, widths=(6,), after_dense=leaky_dropout)
+    generator = networks.mlp_generator(
+        LATENT_DIM, IMAGE_SHAPE, widths=(5,), after_dense=networks.bn_relu
+    )
+    return discriminator, generator
+
+
+def real_run(stops, averaged=False, **settings):
+    """A run of real steps that ends at each of stops in turn: every number of its end."""
+    keras.utils.set_random_seed(1)
+    models = dropout_pair()
+    optimizers = [keras.optimizers.Adam(1e-2) for _ in range(2)]
+    train_step = make_step(*models, d_optimizer=optimizers[0], g_optimizer=optimizers[1])
+    if averaged:
+        average = runtime.in_float32(models[1])
+        train_step = training.with_average(train_step, models[1], average)
+        models += (average,)
+    step, history, seen = step_at(0), {}, []
+
+    def callback(progress):
+        weight = models[1].weights[0].numpy()
+        seen.append((progress.step, len(history["d_loss"]), int(step), weight))
+
+    for steps in stops:
+        training.train(
+            train_step,
+            dataset,
+            steps=steps,
+            step=step,
+            history=history,
+            callbacks=[callback],
+            **settings,
+        )
+    variables = [v.numpy() for owner in (*models, *optimizers) for v in owner.variables]
+    return history, variables, seen, train_step
+
+
+@pytest.fixture(scope="module")
+def one_at_a_time():
+    return real_run([11], averaged=True, every=4)
+
+
+@pytest.mark.parametrize(
+    "per_call, stops", [(2, [11]), (4, [11]), (3, [5, 11]), (100, [11]), (100, [1, 3, 11])]
+)
+def test_several_steps_per_call_give_the_same_bits(one_at_a_time, per_call, stops):
+    history, variables, seen, train_step = real_run(
+        stops, averaged=True, every=4, per_call=per_call
+    )
+    expected_history, expected, expected_seen, _ = one_at_a_time
+    assert history == expected_history and len(history["d_loss"]) == 11
+    assert_equal(variables, expected)
+    calls = {s: (length, counter, weight) for s, length, counter, weight in seen}
+    assert list(calls) == sorted({4, 8, 11, *stops})
+    for s, length, counter, weight in expected_seen:
+        assert calls[s][:2] == (length, counter) == (s, s)
+        np.testing.assert_array_equal(calls[s][2], weight)
+    assert train_step.experimental_get_tracing_count() == 1
+
+
+def test_the_comparison_tells_runs_apart(one_at_a_time):
+    other = real_run([12], averaged=True, every=4, per_call=4)
+    assert other[0] != one_at_a_time[0]
+    differ = [not np.array_equal(x, y) for x, y in zip(other[1], one_at_a_time[1], strict=True)]
+    assert sum(differ) > 10
+
+
+@pytest.mark.parametrize("per_call", [1, 2, 5, 50])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_broken_value_stops_at_its_step_whatever_per_call(per_call, value):
+    step, weight, history, seen = step_at(0), tf.Variable(0.0), {}, []
+
+    def train_step(real, number):
+        weight.assign_add(1.0)
+        broken = tf.where(number == 6, value, 1.0)  # while 6 steps are done: step 7
+        return {"d_loss": tf.cast(number, tf.float32), "g_loss": broken}
+
+    with pytest.raises(FloatingPointError, match=rf"step 7: \{{'g_loss': {value}\}}"):
+        training.train(
+            train_step,
+            dataset,
+            steps=20,
+            step=step,
+            history=history,
+            callbacks=[lambda p: seen.append(p.step)],
+            every=4,
+            per_call=per_call,
+        )
+    assert history == {"d_loss": [0, 1, 2, 3, 4, 5], "g_loss": [1] * 6}
+    assert (int(step), float(weight), seen) == (6, 7.0, [4])  # the broken step itself was taken
+
+
+def test_several_steps_per_call_need_a_dataset():
+    run = Run()
+    with pytest.raises(TypeError, match=r"tf.data.Dataset, not .*count"):
+        run.train(4, per_call=2)
+    assert int(run.step) == 0 and not run.history
+    with pytest.raises(ValueError, match="per_call=0"):
+        run.train(4, per_call=0)
+
+
+# The average of the generator's weights.
+
+
+@pytest.mark.parametrize("decay", [0.999, 0.3, 0.0])
+def test_the_average_moves_as_its_formula_says(decay):
+    discriminator, generator = dropout_pair()
+    average = runtime.in_float32(generator)
+    assert_equal(average.get_weights(), generator.get_weights())
+    expected = [w.astype(np.float64) for w in average.get_weights()]
+    plain = make_step(discriminator, generator, 0.5, 0.5)
+    train_step = training.with_average(plain, generator, average, decay=decay)
+    for number in range(6):
+        values = train_step(real_batch(number), step_at(number))
+        share = min(decay, (1 + number) / (10 + number))
+        for mean, weight in zip(expected, generator.get_weights(), strict=True):
+            mean *= share
+            mean += (1 - share) * weight  # the weights after the step
+    assert list(values) == ["d_loss", "g_loss", "d_real", "d_fake"]
+    for mean, right in zip(average.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(mean, right, rtol=1e-5, atol=1e-6)
+    moved = [x - y for x, y in zip(average.get_weights(), generator.get_weights(), strict=True)]
+    assert (max(np.abs(x).max() for x in moved) > 1e-3) == (decay > 0)
+    assert any(not w.trainable for w in generator.weights)  # statistics are among them
+
+
+def test_averaging_leaves_the_run_as_it_is():
+    history, variables, *_ = real_run([5])
+    averaged_history, averaged, *_ = real_run([5], averaged=True)
+    assert history == averaged_history
+    count = len(real_run([1])[1])
+    models = sum(len(model.variables) for model in dropout_pair())
+    assert count == len(variables)
+    assert_equal(variables[:models], averaged[:models])
+
+
+def test_an_average_of_another_shape_and_an_impossible_decay_are_refused():
+    discriminator, generator = pair()
+    train_step = make_step(discriminator, generator)
+    narrower = networks.mlp_generator(LATENT_DIM, IMAGE_SHAPE, widths=(4,))
+    deeper = networks.mlp_generator(LATENT_DIM, IMAGE_SHAPE, widths=(5, 5))
+    for average in (narrower, deeper):
+        with pytest.raises(ValueError, match="a copy of the generator"):
+            training.with_average(train_step, generator, average)
+    for decay in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"decay={decay}"):
+            training.with_average(train_step, generator, pair()[1], decay=decay)

@@ -155,7 +155,7 @@ def compare(names, seeds, settings, work, **classifier_settings):
     """Make the rows that are missing, seed by seed.
 
     Args:
-        names: keys of `systems.SYSTEMS`.
+        names: keys of `systems.ALL`.
         seeds: number of seeds, from 0.
         settings: dict with seconds, data and count, and whatever else a row depends on.
         work: folder for finished rows.
@@ -199,8 +199,8 @@ def table(rows, floor):
 
 def chosen_systems(text):
     names = text.split(",")
-    if unknown := [name for name in names if name not in systems.SYSTEMS]:
-        known = ", ".join(systems.SYSTEMS)
+    if unknown := [name for name in names if name not in systems.ALL]:
+        known = ", ".join(systems.ALL)
         raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; there are {known}")
     return list(dict.fromkeys(names))
 

@@ -298,6 +298,74 @@ SYSTEMS = {
 }
 
 
+# The way from a plain small DCGAN to the course's, one change at a time, each kept for the next;
+# and what else was tried, one change to the course's DCGAN.
+
+
+def plain_bn_relu(x):
+    """As `networks.bn_relu`, by Keras' own layer."""
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+def bn_leaky_02(x):
+    return networks.leaky_relu(layers.BatchNormalization()(x))
+
+
+def dcgan(title, base, *, g=None, d=None, **changes):
+    """A system like another one, with other arguments of the builders or other settings.
+
+    Args:
+        title: what is new, for tables.
+        base: `System` to change.
+        g, d: arguments of `networks.dcgan_generator` and `dcgan_discriminator`, on top of those of
+            the base.
+        changes: fields of `System`.
+    """
+    make_generator = partial(base.make_generator, **(g or {}))
+    make_discriminator = partial(base.make_discriminator, **(d or {}))
+    return base._replace(
+        title=title, make_generator=make_generator, make_discriminator=make_discriminator, **changes
+    )
+
+
+COURSE = SYSTEMS["course"]
+WIDE = {"widths": (64, 64, 32, 16), "scales": (2, 2, 1, 1)}
+PLAIN = {"after_dense": plain_bn_relu, "after_conv": plain_bn_relu, "enlarge": plain_upsample_conv}
+FUSED_NORM = {"after_dense": networks.bn_relu, "after_conv": networks.bn_relu}
+
+STEPS = {"small": dcgan("plain, small", COURSE, g=WIDE | PLAIN, fast=False, averaged=False)}
+STEPS["average"] = dcgan("+ average of G", STEPS["small"], averaged=True)
+STEPS["bfloat16"] = dcgan("+ bfloat16", STEPS["average"], fast=True)
+STEPS["norm"] = dcgan("+ fused batch norm", STEPS["bfloat16"], g=FUSED_NORM)
+STEPS["upsample"] = dcgan(
+    "+ fused upsampling", STEPS["norm"], g={"enlarge": networks.upsample_conv}
+)
+
+TRIED = {
+    "transposed": dcgan(
+        "transposed convolutions", COURSE, g={"enlarge": networks.transposed_conv, "kernel_size": 4}
+    ),
+    "small step": dcgan(
+        "step size 2e-4", COURSE, make_optimizer=partial(adam, 2e-4, beta_1=0.5, beta_2=0.99)
+    ),
+    "large step": dcgan(
+        "step size 2e-3", COURSE, make_optimizer=partial(adam, 2e-3, beta_1=0.5, beta_2=0.99)
+    ),
+    "batch 32": dcgan("batch of 32", COURSE, batch_size=32),
+    "batch 128": dcgan("batch of 128", COURSE, batch_size=128),
+    "large D": dcgan("D twice as wide", COURSE, d={"widths": (64, 128)}),
+    "norm in D": dcgan("batch norm in D", COURSE, d={"after_conv": bn_leaky_02}),
+    "dropout in D": dcgan("dropout in D", COURSE, d={"after_conv": leaky_dropout}),
+    "He": dcgan(
+        "He initialization",
+        COURSE,
+        g={"kernel_initializer": "he_normal"},
+        d={"kernel_initializer": "he_normal"},
+    ),
+}
+ALL = SYSTEMS | STEPS | TRIED
+
+
 class Run(NamedTuple):
     """A system with its variables. sampler: the generator that samples come from, in float32."""
 

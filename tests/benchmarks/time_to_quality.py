@@ -179,7 +179,7 @@ def measure(system, *, seconds, seed=0, source="mnist", count=COUNT, points=12, 
     """Train one system for so many seconds; print the curve as it comes.
 
     Args:
-        system: key of `systems.SYSTEMS`.
+        system: key of `systems.ALL`.
         seconds: training time, > 0.
         seed: of everything random.
         source: as for `data.load_images`; 28x28 images of one channel.
@@ -194,7 +194,7 @@ def measure(system, *, seconds, seed=0, source="mnist", count=COUNT, points=12, 
     if images.shape[1:] != systems.MNIST:
         raise ValueError(f"{name} has images of {images.shape[1:]}; the systems make 28x28x1.")
     judge = make_judge(source, count=count, **settings) if points else None
-    run = systems.start(systems.SYSTEMS[system], seed=seed)
+    run = systems.start(systems.ALL[system], seed=seed)
     floor = metrics.frechet_distance(judge.real[0], judge.held_out[0]) if judge else None
     record = {
         "system": system,
@@ -277,7 +277,7 @@ def main(arguments=None, **classifier_settings):
     add("--seconds", type=positive, required=True, help="training time")
     add("--samples", type=writable(".npy"), required=True, help="file for the samples")
     add("--curve", type=writable(".json"), help="file for the curve and all that belongs to it")
-    add("--system", choices=systems.SYSTEMS, default="course")
+    add("--system", choices=systems.ALL, default="course")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0)
     add("--data", default="mnist", help="as for ganutils.data.load_images; 28x28, one channel")
     add("--count", type=whole_number(1, 10**6), default=COUNT, help="samples")

@@ -1,0 +1,365 @@
+"""How fast is the loop? Ours and a plain tutorial loop, side by side, in one run, as a ratio.
+
+    python tests/benchmarks/step_time.py [--seconds 180] [--only s1,s5,toy] [--save]
+
+The plain loop is that of the usual program: `tf.data` of float32 images, shuffled and batched;
+`tf.random.normal`; two tapes in one `tf.function`; a pass of D over real and one over fake images;
+Keras' Adam; a Python loop. Ours is `training.train` on `data.batches`, with history and live view.
+Networks, batch size and optimizer are the same, and so is the process. Blocks of steps alternate;
+a time is the median over the blocks of one loop, a ratio the median of ratios of neighboring
+blocks, so that a machine that is busy for a while slows both sides. --save writes
+notebooks/assets/results/step_time.json.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
+import keras
+import matplotlib
+import numpy as np
+import systems
+import tensorflow as tf
+
+from ganutils import data, figures, latents, losses, training
+
+SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "step_time.json"
+POINTS = 20_000  # of the toy data
+
+
+def machine():
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return {
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "gpus": [str(detail.get("device_name")) for detail in details],
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
+    }
+
+
+# The systems: data, batch size, latent dimension, optimizer, networks.
+
+
+def images():
+    return data.load_images("auto")[0]
+
+
+def ring():
+    """Eight Gaussians of deviation 0.02 on the unit circle: (POINTS, 2)."""
+    rng = np.random.default_rng(1)
+    angle = 2 * math.pi * rng.integers(8, size=POINTS) / 8
+    centers = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return (centers + 0.02 * rng.normal(size=(POINTS, 2))).astype(np.float32)
+
+
+def toy_mlp(inputs, outputs):
+    """Two hidden layers of 64, as in notebook 1."""
+    point = keras.Input((inputs,))
+    x = keras.layers.Dense(64, activation="relu")(point)
+    x = keras.layers.Dense(64, activation="relu")(x)
+    return keras.Model(point, keras.layers.Dense(outputs, dtype="float32")(x))
+
+
+def classic(name):
+    system = systems.SYSTEMS[name]
+    return {
+        "data": images,
+        "batch_size": {"S1": 256, "S5": 100}[name],
+        "latent_dim": system.latent_dim,
+        "adam": {"S1": {"learning_rate": 1e-4}, "S5": {"learning_rate": 2e-4, "beta_1": 0.5}}[name],
+        "networks": lambda: (system.make_discriminator(), system.make_generator()),
+        "block": {"S1": 2, "S5": 40}[name],
+        "per_call": {"S1": 1, "S5": 20}[name],
+        "every": {"S1": 234, "S5": 600}[name],  # S1 draws once an epoch
+    }
+
+
+SYSTEMS = {
+    "s1": lambda: classic("S1"),
+    "s5": lambda: classic("S5"),
+    "toy": lambda: {
+        "data": ring,
+        "batch_size": 128,
+        "latent_dim": 2,
+        "adam": {"learning_rate": 1e-3, "beta_1": 0.5},
+        "networks": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
+        "block": 200,
+        "per_call": 100,
+        "every": 1000,
+    },
+}
+
+
+# The loops: functions of a number of steps. All end when the last step has.
+
+
+def plain_loop(system, real):
+    """The usual program, with nothing of ours."""
+    discriminator, generator = system["networks"]()
+    optimizers = [keras.optimizers.Adam(**system["adam"]) for _ in range(2)]
+    d_optimizer, g_optimizer = optimizers
+    cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+    batch_size, latent_dim = system["batch_size"], system["latent_dim"]
+
+    @tf.function
+    def train_step(real):
+        noise = tf.random.normal([batch_size, latent_dim])
+        with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
+            fake = generator(noise, training=True)
+            real_logits = discriminator(real, training=True)
+            fake_logits = discriminator(fake, training=True)
+            g_loss = cross_entropy(tf.ones_like(fake_logits), fake_logits)
+            d_loss = cross_entropy(tf.ones_like(real_logits), real_logits)
+            d_loss += cross_entropy(tf.zeros_like(fake_logits), fake_logits)
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_optimizer.apply_gradients(zip(g_gradients, generator.trainable_variables, strict=True))
+        d_optimizer.apply_gradients(
+            zip(d_gradients, discriminator.trainable_variables, strict=True)
+        )
+
+    batches = tf.data.Dataset.from_tensor_slices(real).shuffle(60_000)
+    # The program's last batch is short and traced anew; leaving it out is in its favor.
+    batches = iter(batches.batch(batch_size, drop_remainder=True).repeat())
+
+    def run(steps):
+        for _ in range(steps):
+            train_step(next(batches))
+        int(d_optimizer.iterations)  # what is still under way on a GPU ends here
+
+    return run
+
+
+class View(figures.LiveView):
+    """A live view that draws its figure without a notebook to show it in."""
+
+    def __call__(self, progress):
+        from matplotlib import pyplot as plt
+
+        figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+        figures.draw_images(axes[0], self.sample(), title="samples, fixed latents")
+        figures.draw_history(axes[1], axes[2], progress.history)
+        figure.canvas.draw()
+        plt.close(figure)
+
+
+def our_step(system):
+    discriminator, generator = system["networks"]()
+    train_step = training.make_train_step(
+        discriminator,
+        generator,
+        d_optimizer=keras.optimizers.Adam(**system["adam"]),
+        g_optimizer=keras.optimizers.Adam(**system["adam"]),
+        objective=losses.non_saturating,
+        latent_dim=system["latent_dim"],
+        seed=1,
+    )
+    return train_step, generator
+
+
+def our_loop(system, real):
+    """The loop inside `train`, made once, so that no block pays for tracing it again."""
+    train_step, _ = our_step(system)
+    step = tf.Variable(0, dtype=tf.int64)
+    per_call, history = min(system["per_call"], system["block"]), {}
+    batches = data.batches(real, system["batch_size"], seed=1)
+    take = training.make_loop(train_step, batches, step=step, compiled=per_call > 1)
+
+    def run(steps):
+        for _ in range(steps // per_call):
+            for name, values in take(per_call).items():
+                history.setdefault(name, []).extend(values)
+
+    return run
+
+
+def bare_loop(system, real):
+    """The compiled step on one batch again and again: neither data nor history."""
+    train_step, _ = our_step(system)
+    batch, step = tf.constant(real[: system["batch_size"]]), tf.Variable(0, dtype=tf.int64)
+
+    def run(steps):
+        for _ in range(steps):
+            values = train_step(batch, step)
+        float(values["d_loss"])
+
+    return run
+
+
+def view_seconds(system):
+    """Seconds that one drawing of the live view takes, median of three after one."""
+    _, generator = our_step(system)
+    fixed = latents.sample_latents(16, system["latent_dim"], seed=2, step=0)
+    view = View(lambda: generator(fixed, training=False))
+    rng = np.random.default_rng(0)
+    names = ("d_loss", "g_loss", "d_real", "d_fake")
+    history = {name: rng.uniform(size=10 * system["every"]).tolist() for name in names}
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        view(training.Progress(1, 2, history, 0.0))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+# Measuring.
+
+
+def alternate(loops, block, seconds):
+    """Milliseconds per step of each loop: arrays with a number a block, blocks taken in turn."""
+    for run in loops.values():
+        run(block)  # traces, and warms up
+    times, end = {name: [] for name in loops}, time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(loops))]) < 3:
+        for name, run in loops.items():
+            start = time.perf_counter()
+            run(block)
+            times[name].append(1000 * (time.perf_counter() - start) / block)
+    return {name: np.array(laps) for name, laps in times.items()}
+
+
+def layer_flops(layer):
+    """Floating-point operations of one example's forward pass, 2 for a multiplication and addition.
+
+    Only convolutions and dense layers, which are nearly all of it. Products with padding count.
+    """
+    if not hasattr(layer, "kernel"):
+        return 0
+    per_position = 2 * math.prod(layer.kernel.shape)
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return per_position * math.prod(layer.input.shape[1:3])
+    if isinstance(layer, keras.layers.Conv2D):
+        return per_position * math.prod(layer.output.shape[1:3])
+    return per_position
+
+
+def step_flops(system):
+    """Floating-point operations of one training step, by the shapes of the layers.
+
+    A backward pass through a layer costs a forward pass to its kernel and one to its input; the
+    first layer needs no gradient of its input, unless that is a generated image.
+    """
+    discriminator, generator = system["networks"]()
+    d = [flops for layer in discriminator.layers if (flops := layer_flops(layer))]
+    g = [flops for layer in generator.layers if (flops := layer_flops(layer))]
+    real = fake = 3 * sum(d) - d[0]
+    through_d = sum(d)  # from G's loss back to the image
+    return system["batch_size"] * (real + fake + through_d + 3 * sum(g) - g[0])
+
+
+def machine_rates():
+    """GFLOP/s of one large convolution and one large matrix product, best of 8, in each type."""
+    rates = {}
+    for name in ("float32", "bfloat16"):
+        kind = tf.as_dtype(name)
+        a, b = (tf.cast(tf.random.normal((2048, 2048)), kind) for _ in range(2))
+        x = tf.cast(tf.random.normal((64, 28, 28, 128)), kind)
+        kernel = tf.cast(tf.random.normal((3, 3, 128, 128)), kind)
+        product = tf.function(lambda a=a, b=b: tf.reduce_max(a @ b))
+        convolution = tf.function(
+            lambda x=x, kernel=kernel: tf.reduce_max(tf.nn.conv2d(x, kernel, 1, "SAME"))
+        )
+        for what, run, flops in (
+            ("matrix product", product, 2 * 2048**3),
+            ("convolution", convolution, 2 * 64 * 28 * 28 * 9 * 128 * 128),
+        ):
+            laps = []
+            for _ in range(9):
+                start = time.perf_counter()
+                float(run())
+                laps.append(time.perf_counter() - start)
+            rates[f"{what}, {name}"] = flops / min(laps[1:]) / 1e9
+    return rates
+
+
+def measure(name, *, seconds, fast):
+    """All loops on one system; returns its figures and prints them."""
+    system = SYSTEMS[name]()
+    real, loops = system["data"](), {}
+    keras.utils.set_random_seed(1)
+    loops["plain"] = plain_loop(system, real)
+    loops["ours"] = our_loop(system, real)
+    loops["bare"] = bare_loop(system, real)
+    flops = step_flops(system)
+    drawing = view_seconds(system) if name != "toy" else 0.0  # the toy has no images to draw
+    if fast:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        loops["ours, bfloat16"] = our_loop(system, real)
+        loops["bare, bfloat16"] = bare_loop(system, real)
+        keras.config.set_dtype_policy("float32")
+    times = alternate(loops, system["block"], seconds)
+    medians = {loop: float(np.median(laps)) for loop, laps in times.items()}
+    ratio = {k: float(np.median(times["plain"] / laps)) for k, laps in times.items()}
+    result = {
+        "batch_size": system["batch_size"],
+        "per_call": system["per_call"],
+        "blocks": len(times["plain"]),
+        "ms_per_step": medians,
+        "fastest_ms_per_step": {loop: float(laps.min()) for loop, laps in times.items()},
+        "times_plain": ratio,
+        "gflop_per_step": flops / 1e9,
+        "gflop_per_s": {loop: flops / 1e6 / ms for loop, ms in medians.items()},
+    }
+    for suffix in ("", ", bfloat16") if fast else ("",):
+        ours, bare = times["ours" + suffix], times["bare" + suffix]
+        loop_cost = float(np.median(ours / bare)) - 1
+        view_cost = 1000 * drawing / system["every"] / float(np.median(bare))
+        result["cost" + suffix] = {"data and history": loop_cost, "live view": view_cost}
+    print(f"\n{name}: batch {system['batch_size']}, {flops / 1e9:.3g} GFLOP a step, ", end="")
+    print(f"{result['blocks']} blocks of {system['block']} steps each")
+    for loop, ms in medians.items():
+        line = f"  {loop:16} {ms:9.3f} ms a step, {ratio[loop]:5.2f} times plain"
+        print(f"{line}, {result['gflop_per_s'][loop]:7.1f} GFLOP/s")
+    for key, cost in result.items():
+        if key.startswith("cost"):
+            parts = ", ".join(f"{part} {100 * share:.2f} %" for part, share in cost.items())
+            print(f"  {key} over the bare step: {parts} (a view every {system['every']} steps)")
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=180, help="measuring time, all systems")
+    parser.add_argument("--only", default=",".join(SYSTEMS), help="systems, separated by commas")
+    parser.add_argument("--save", action="store_true", help=f"write {SAVED.name}")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if not set(names) <= set(SYSTEMS):
+        parser.error(f"--only knows {', '.join(SYSTEMS)}")
+    fast = runtime.fast_precision() == "mixed_bfloat16"
+    keras.config.set_dtype_policy("float32")
+    result = {"date": datetime.date.today().isoformat(), "machine": machine()}
+    result["gflop_per_s"] = machine_rates()
+    print(json.dumps(result["machine"]))
+    print("GFLOP/s of one large", {k: round(v) for k, v in result["gflop_per_s"].items()})
+    shares = {"s1": 6, "s5": 1, "toy": 1}  # S1's steps are long
+    whole = sum(shares[name] for name in names)
+    result["systems"] = {
+        name: measure(name, seconds=options.seconds * shares[name] / whole, fast=fast)
+        for name in names
+    }
+    if options.save:
+        SAVED.parent.mkdir(parents=True, exist_ok=True)
+        SAVED.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    matplotlib.use("agg")  # the live view is drawn, and shown nowhere
+    main()
