@@ -6,6 +6,11 @@ os.environ.setdefault("GANUTILS_PROFILE", "smoke")
 os.environ.setdefault("GANUTILS_OFFLINE", "1")
 
 
+def pytest_configure(config):
+    # Trained classifiers of the tests stay in the checkout, out of the user's cache.
+    os.environ.setdefault("GANUTILS_CACHE", str(config.cache.mkdir("classifiers")))
+
+
 def pytest_collectstart(collector):
     # Which data set was found is told on stderr; it depends on the machine, the outputs must not.
     if hasattr(collector, "skip_compare"):

@@ -1,10 +1,11 @@
 """What the notebooks of this course built: one room per question a reader asks.
 
 `data`: where do real samples come from? `readers`: what is in a file, and is it what it should be?
-`latents`: where does noise come from? `networks`: what are G and D made of? `losses`: what does
-each player minimize? `training`: how does one step go, and one run? `checkpoints`: how does a run
-survive a crash? `figures`: what does a reader look at? `runtime`: how long and how quietly does a
-notebook run?
+`latents`: where does noise come from? `networks`: what are G and D made of? `layers`: which layers
+does Keras lack? `losses`: what does each player minimize? `training`: how does one step go, and one
+run? `checkpoints`: how does a run survive a crash? `metrics`: how good are the samples?
+`classifier`: through which eye do they look? `checks`: is this input fit? `figures`: what does a
+reader look at? `runtime`: how long, how fast and how quietly does a notebook run?
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,5 @@
 """Where do real samples come from? Loaders that check what they read; batches by step number."""
 
-import operator
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from ganutils import readers
+from ganutils import checks, readers
 
 # name: (title, download size, files below the "datasets" folder of Keras' cache)
 _BUILT_IN = {
@@ -137,9 +136,10 @@ def batches(images, batch_size, *, seed, start=0):
     if not np.isfinite([images.min(), images.max()]).all():
         raise ValueError("images hold NaN or infinite values; clean them first")
     count = len(images)
-    batch_size = _integer("batch_size", batch_size, 1, count)
-    seed = _integer("seed", seed, -(2**63), 2**63 - 1)
-    first_epoch, first_row = divmod(_integer("start", start, 0, 2**62), count // batch_size)
+    batch_size = checks.as_integer(batch_size, "batch_size", low=1, high=count)
+    seed = checks.as_integer(seed, "seed", low=-(2**63), high=2**63 - 1)
+    start = checks.as_integer(start, "start", low=0, high=2**62)
+    first_epoch, first_row = divmod(start, count // batch_size)
 
     with tf.device("CPU:0"):  # where tf.data runs; captured by reference, not put in the graph
         images = tf.constant(images)
@@ -157,16 +157,6 @@ def batches(images, batch_size, *, seed, start=0):
 
     rows = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
     return rows.map(lambda row: tf.gather(images, row)).prefetch(2)
-
-
-def _integer(name, value, low, high):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if not low <= number <= high:
-        raise ValueError(f"{name} must be in {low}..{high}, not {number}")
-    return number
 
 
 def _mnist_or_digits(split):

@@ -6,11 +6,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import compare_systems
 import keras
 import numpy as np
+import profile_step
 import pytest
+import step_time
 import systems
 import tensorflow as tf
 import time_to_quality
@@ -551,3 +554,53 @@ def test_unknown_systems_are_refused(capsys, tmp_path):
         with pytest.raises(SystemExit) as stop:
             small_comparison(tmp_path, **change)
         assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+# The profile and the count of operations.
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ("discriminator_1/conv2d_1/convolution:_MklNativeFusedConv2D", "convolution, forward"),
+        (
+            "generator_1/upsample_conv2d_1/conv2d_transpose:Conv2DBackpropInput",
+            "convolution, forward",
+        ),
+        (
+            "gradient_tape/generator/conv2d_1/Conv2DBackpropInput:Conv2D",
+            "convolution, to the input",
+        ),
+        ("gradient_tape/d/conv2d/Conv2DBackpropFilter:X", "convolution, to the kernel"),
+        ("generator/fused_batch_normalization_1/FusedBatchNormV3:Y", "batch normalization"),
+        ("a/b:Unheard", "other"),
+        ("ExecutorState::Process", None),
+        ("Run", None),
+    ],
+)
+def test_operations_have_their_kind(event, kind):
+    assert profile_step.kind_of(event) == kind
+
+
+def test_the_time_of_an_operation_leaves_out_what_runs_inside_it():
+    def event(start, length):
+        return SimpleNamespace(offset_ps=start, duration_ps=length)
+
+    outer, inner, innermost, later = event(0, 100), event(10, 50), event(20, 5), event(200, 7)
+    line = SimpleNamespace(events=[later, innermost, outer, inner])
+    own = {id(e): time for e, time in profile_step.self_times(line)}
+    assert [own[id(e)] for e in (outer, inner, innermost, later)] == [50, 45, 5, 7]
+
+
+@pytest.mark.parametrize("name", ["S1", "S5"])
+def test_the_operations_of_a_forward_pass_are_those_that_tensorflow_counts(name):
+    system = systems.SYSTEMS[name]
+    for model in (system.make_discriminator(), system.make_generator()):
+        ours = sum(step_time.layer_flops(layer) for layer in model.layers)
+        graph = tf.function(lambda x, model=model: model(x, training=False)).get_concrete_function(
+            tf.TensorSpec((1, *model.input_shape[1:]))
+        )
+        options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+        options["output"] = "none"
+        counted = tf.compat.v1.profiler.profile(graph.graph, options=options).total_float_ops
+        assert ours <= counted <= 1.05 * ours  # activations and biases are left out of ours

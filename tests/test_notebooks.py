@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Room: the rooms of ganutils that it may import.
 ROOMS = {
-    "data": {"readers"},
+    "data": {"checks", "readers"},
     "readers": set(),
     "latents": set(),
     "networks": {"layers"},

@@ -1,6 +1,6 @@
-"""Where does the time of one training step go? The course's DCGAN, by kind of operation.
+"""Where does the time of one training step go? Three versions of a DCGAN, by kind of operation.
 
-    python tests/benchmarks/profile_step.py [--steps 20] [--batch 64] [--save]
+    python tests/benchmarks/profile_step.py [--steps 20] [--save]
 
 TensorFlow's profiler records when each operation ran. Two may run side by side and wait for each
 other's cores, so their times add up to more than the step takes by the clock, shown beside them.
@@ -9,36 +9,39 @@ With --save, the figures go to notebooks/assets/results/profile_step.json.
 
 import argparse
 import collections
-import datetime
-import json
 import re
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
-from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
+import systems  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
-import keras
 import numpy as np
 import tensorflow as tf
-from step_time import machine
+import time_to_quality
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from ganutils import latents, losses, networks, training
+from ganutils import latents
 
 SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "profile_step.json"
-SHAPE, LATENT_DIM = (28, 28, 1), 64
+VERSIONS = {
+    "Keras' layers, float32": systems.ALL["average"],
+    "Keras' layers, bfloat16": systems.ALL["bfloat16"],
+    "the course's DCGAN": systems.ALL["course"],
+}
 
 # The first pattern that fits "name:type" of an operation names its kind. Types of oneDNN start with
 # _Mkl or _MklNative; the name holds the layer, and "gradient_tape" on the way back.
 KINDS = {
     "optimizer": r"^(adam|.*/adam)[_/\d]|:ResourceApply",
+    # A transposed convolution runs forward as the way back of a convolution, and back as its way
+    # forward; gradient_tape in the name tells which way it is.
     "convolution, to the kernel": r"BackpropFilter",
-    "upsampling": r"up_sampling|:Resize|ResizeNearest",
-    # Forward convolutions inside gradient_tape are those of transposed convolutions.
-    "convolution, to the input": r"BackpropInput|gradient_tape.*:\w*Conv2D\w*$",
+    "convolution, to the input": r"gradient_tape.*:\w*Conv2D\w*$",
     "convolution, forward": r":\w*Conv2D\w*$",
+    "upsampling": r"up_sampling|upsample_conv|:Resize|ResizeNearest",
     "batch normalization": r"batch_normalization|batchnorm",
     "dense": r":\w*MatMul\w*$",
     "cast or copy": r":(Cast|_?MklToTf|Identity\w*|Copy|Transpose|ConcatV2|Split\w*|Slice|Pack)$",
@@ -51,15 +54,7 @@ OPERATION = re.compile(r"^[\w/.\-\[\]]+:\w+$")
 
 
 def kind_of(event):
-    """Kind of an operation that the profiler calls `name:type`; None for the runtime's own events.
-
-    >>> kind_of("discriminator_1/conv2d_1/convolution:_MklNativeConv2D")
-    'convolution, forward'
-    >>> kind_of("gradient_tape/generator_1/conv2d_3/convolution/Conv2DBackpropInput:Conv2D")
-    'convolution, to the input'
-    >>> kind_of("ExecutorState::Process") is None
-    True
-    """
+    """Kind of an operation, which the profiler calls `name:type`; None for anything else."""
     if not OPERATION.match(event) or "::" in event:
         return None
     found = (kind for kind, pattern in KINDS.items() if re.search(pattern, event))
@@ -98,32 +93,20 @@ def read_profile(folder):
     return kinds, others
 
 
-def profile(policy, *, batch_size, steps):
-    """Profile some steps of the course's DCGAN.
+def profile(system, *, steps):
+    """Profile some steps of a system.
 
     Args:
-        policy: Keras' dtype policy to build it under.
-        batch_size: images a step.
+        system: `systems.System`.
         steps: number of steps recorded, after three that are not.
 
     Returns:
         dict: ms_per_step by the clock, with and without the profiler; kinds, ms_per_step by kind.
     """
-    keras.config.set_dtype_policy(policy)
-    keras.utils.set_random_seed(1)
-    train_step = training.make_train_step(
-        networks.dcgan_discriminator(SHAPE),
-        networks.dcgan_generator(LATENT_DIM, SHAPE),
-        d_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99),
-        g_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99),
-        objective=losses.non_saturating,
-        latent_dim=LATENT_DIM,
-        seed=1,
-    )
-    keras.config.set_dtype_policy("float32")
+    train_step = systems.start(system, seed=1).train_step
     # Times do not depend on what the pictures show.
-    real = tf.tanh(latents.sample_latents(batch_size, 28 * 28, seed=2, step=0))
-    real = tf.reshape(real, (batch_size, *SHAPE))
+    real = tf.tanh(latents.sample_latents(system.batch_size, 28 * 28, seed=2, step=0))
+    real = tf.reshape(real, (system.batch_size, *systems.MNIST))
 
     def laps():
         times = []
@@ -155,22 +138,18 @@ def profile(policy, *, batch_size, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20, help="steps recorded")
-    parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--save", action="store_true", help=f"write {SAVED.name}")
     options = parser.parse_args()
     result = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "system": "the course's DCGAN",
-        "batch_size": options.batch,
+        "date": date.today().isoformat(),
+        **time_to_quality.about(),
         "steps": options.steps,
         "unit": "milliseconds a step from start to end of each operation, summed over operations",
-        "precisions": {},
+        "systems": {},
     }
-    print(json.dumps(result["machine"]))
-    for policy, name in (("float32", "float32"), ("mixed_bfloat16", "bfloat16")):
-        one = profile(policy, batch_size=options.batch, steps=options.steps)
-        result["precisions"][name] = one
+    print(result["machine"], result["versions"])
+    for name, system in VERSIONS.items():
+        one = result["systems"][name] = profile(system, steps=options.steps)
         print(f"\n{name}: {one['ms_per_step']:.1f} ms a step by the clock", end="")
         print(f" ({one['ms_per_step_profiled']:.1f} while recorded); operations:")
         for kind, ms in one["kinds"].items():
@@ -178,9 +157,8 @@ def main():
         print("  largest of the kind 'other':", one["largest_other"])
     if options.save:
         SAVED.parent.mkdir(parents=True, exist_ok=True)
-        SAVED.write_text(json.dumps(result, indent=1) + "\n")
+        time_to_quality.write_json(SAVED, result)
 
 
 if __name__ == "__main__":
-    assert runtime  # used by being imported
     main()

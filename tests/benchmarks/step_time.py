@@ -5,20 +5,18 @@
 The plain loop is that of the usual program: `tf.data` of float32 images, shuffled and batched;
 `tf.random.normal`; two tapes in one `tf.function`; a pass of D over real and one over fake images;
 Keras' Adam; a Python loop. Ours is `training.train` on `data.batches`, with history and live view.
-Networks, batch size and optimizer are the same, and so is the process. Blocks of steps alternate;
-a time is the median over the blocks of one loop, a ratio the median of ratios of neighboring
-blocks, so that a machine that is busy for a while slows both sides. --save writes
-notebooks/assets/results/step_time.json.
+Batch size, optimizer and process are the same, and the networks compute the same function: ours
+have the course's fused batch normalization. Blocks of steps alternate; a time is the median over
+the blocks of one loop, a ratio the median of ratios of neighboring blocks, so that a machine that
+is busy for a while slows both sides. The cost of data and history is that of our loop over the bare
+step on one constant batch. --save writes notebooks/assets/results/step_time.json.
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
 import math
-import os
-import platform
 import time
+from datetime import date
+from functools import partial
 from pathlib import Path
 
 from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
@@ -29,29 +27,13 @@ import matplotlib
 import numpy as np
 import systems
 import tensorflow as tf
+import time_to_quality
 
 from ganutils import data, figures, latents, losses, training
+from ganutils.layers import FusedBatchNormalization
 
 SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "step_time.json"
 POINTS = 20_000  # of the toy data
-
-
-def machine():
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    return {
-        "processor": models[0] if models else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "gpus": [str(detail.get("device_name")) for detail in details],
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
-    }
 
 
 # The systems: data, batch size, latent dimension, optimizer, networks.
@@ -77,14 +59,21 @@ def toy_mlp(inputs, outputs):
     return keras.Model(point, keras.layers.Dense(outputs, dtype="float32")(x))
 
 
+def fused_bn_leaky(x):
+    """As `systems.bn_leaky`, with the normalization in one operation."""
+    return keras.layers.LeakyReLU(negative_slope=0.3)(FusedBatchNormalization()(x))
+
+
 def classic(name):
     system = systems.SYSTEMS[name]
+    fused = {"after_dense": fused_bn_leaky, "after_conv": fused_bn_leaky} if name == "S1" else {}
     return {
         "data": images,
         "batch_size": {"S1": 256, "S5": 100}[name],
         "latent_dim": system.latent_dim,
         "adam": {"S1": {"learning_rate": 1e-4}, "S5": {"learning_rate": 2e-4, "beta_1": 0.5}}[name],
         "networks": lambda: (system.make_discriminator(), system.make_generator()),
+        "ours": lambda: (system.make_discriminator(), partial(system.make_generator, **fused)()),
         "block": {"S1": 2, "S5": 40}[name],
         "per_call": {"S1": 1, "S5": 20}[name],
         "every": {"S1": 234, "S5": 600}[name],  # S1 draws once an epoch
@@ -100,6 +89,7 @@ SYSTEMS = {
         "latent_dim": 2,
         "adam": {"learning_rate": 1e-3, "beta_1": 0.5},
         "networks": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
+        "ours": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
         "block": 200,
         "per_call": 100,
         "every": 1000,
@@ -161,7 +151,7 @@ class View(figures.LiveView):
 
 
 def our_step(system):
-    discriminator, generator = system["networks"]()
+    discriminator, generator = system["ours"]()
     train_step = training.make_train_step(
         discriminator,
         generator,
@@ -191,14 +181,20 @@ def our_loop(system, real):
 
 
 def bare_loop(system, real):
-    """The compiled step on one batch again and again: neither data nor history."""
+    """The compiled steps on one batch again and again: neither data nor history."""
     train_step, _ = our_step(system)
     batch, step = tf.constant(real[: system["batch_size"]]), tf.Variable(0, dtype=tf.int64)
+    if (per_call := min(system["per_call"], system["block"])) > 1:
+        same = tf.data.Dataset.from_tensors(batch).repeat()
+        take = training.make_loop(train_step, same, step=step, compiled=True)
+    else:
+
+        def take(_):
+            return float(train_step(batch, step)["d_loss"])
 
     def run(steps):
-        for _ in range(steps):
-            values = train_step(batch, step)
-        float(values["d_loss"])
+        for _ in range(steps // per_call):
+            take(per_call)
 
     return run
 
@@ -345,9 +341,9 @@ def main():
         parser.error(f"--only knows {', '.join(SYSTEMS)}")
     fast = runtime.fast_precision() == "mixed_bfloat16"
     keras.config.set_dtype_policy("float32")
-    result = {"date": datetime.date.today().isoformat(), "machine": machine()}
+    result = {"date": date.today().isoformat(), **time_to_quality.about()}
     result["gflop_per_s"] = machine_rates()
-    print(json.dumps(result["machine"]))
+    print(result["machine"], result["versions"])
     print("GFLOP/s of one large", {k: round(v) for k, v in result["gflop_per_s"].items()})
     shares = {"s1": 6, "s5": 1, "toy": 1}  # S1's steps are long
     whole = sum(shares[name] for name in names)
@@ -357,7 +353,7 @@ def main():
     }
     if options.save:
         SAVED.parent.mkdir(parents=True, exist_ok=True)
-        SAVED.write_text(json.dumps(result, indent=1) + "\n")
+        time_to_quality.write_json(SAVED, result)
 
 
 if __name__ == "__main__":
