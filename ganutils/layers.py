@@ -8,8 +8,8 @@ class FusedBatchNormalization(layers.BatchNormalization):
     """Keras' batch normalization over the last axis, with its training pass as one operation.
 
     Keras builds that pass from a dozen elementwise operations, each of which reads and writes the
-    whole map; on a CPU this takes as long as the convolutions. TensorFlow has one fused operation
-    for it. Weights and inference are those of `keras.layers.BatchNormalization`; the moving
+    whole map: on a CPU, much time for little arithmetic. TensorFlow has one fused operation for
+    it. Weights and inference are those of `keras.layers.BatchNormalization`; the moving
     variance follows the unbiased variance of the batch, n / (n - 1) times that of Keras.
 
     Takes the arguments of `keras.layers.BatchNormalization`; axis, scale and center must be left as

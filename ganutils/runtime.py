@@ -32,7 +32,9 @@ def _held_back_stderr():
             os.close(saved)
 
 
-if "tensorflow" not in sys.modules:
+if "tensorflow" in sys.modules:  # somebody was first: nothing to keep quiet, nothing left to set
+    import tensorflow as tf
+else:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) == 2:
         # Two operations side by side, a core each, are faster than one after the other, both split.

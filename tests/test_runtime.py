@@ -65,6 +65,17 @@ print("from Python", file=sys.stderr)
     assert done.returncode == 0
 
 
+def test_who_imports_tensorflow_first_loses_nothing():
+    code = """
+import tensorflow as tf
+from ganutils import runtime
+print(runtime.fast_precision() in ("float32", "mixed_bfloat16"))
+"""
+    done = fresh_python(code, GANUTILS_PRECISION="float32")
+    assert done.stdout == "Networks compute in float32: GANUTILS_PRECISION says so.\nTrue\n"
+    assert done.returncode == 0
+
+
 def test_what_a_failing_import_wrote_is_printed(tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text(

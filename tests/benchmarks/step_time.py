@@ -69,13 +69,13 @@ def classic(name):
     fused = {"after_dense": fused_bn_leaky, "after_conv": fused_bn_leaky} if name == "S1" else {}
     return {
         "data": images,
-        "batch_size": {"S1": 256, "S5": 100}[name],
+        "batch_size": system.batch_size,
         "latent_dim": system.latent_dim,
-        "adam": {"S1": {"learning_rate": 1e-4}, "S5": {"learning_rate": 2e-4, "beta_1": 0.5}}[name],
+        "make_optimizer": system.make_optimizer,
         "networks": lambda: (system.make_discriminator(), system.make_generator()),
         "ours": lambda: (system.make_discriminator(), partial(system.make_generator, **fused)()),
         "block": {"S1": 2, "S5": 40}[name],
-        "per_call": {"S1": 1, "S5": 20}[name],
+        "per_call": system.per_call,
         "every": {"S1": 234, "S5": 600}[name],  # S1 draws once an epoch
     }
 
@@ -87,7 +87,7 @@ SYSTEMS = {
         "data": ring,
         "batch_size": 128,
         "latent_dim": 2,
-        "adam": {"learning_rate": 1e-3, "beta_1": 0.5},
+        "make_optimizer": partial(systems.adam, 1e-3, beta_1=0.5),
         "networks": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
         "ours": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
         "block": 200,
@@ -103,8 +103,7 @@ SYSTEMS = {
 def plain_loop(system, real):
     """The usual program, with nothing of ours."""
     discriminator, generator = system["networks"]()
-    optimizers = [keras.optimizers.Adam(**system["adam"]) for _ in range(2)]
-    d_optimizer, g_optimizer = optimizers
+    d_optimizer, g_optimizer = system["make_optimizer"](), system["make_optimizer"]()
     cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
     batch_size, latent_dim = system["batch_size"], system["latent_dim"]
 
@@ -155,8 +154,8 @@ def our_step(system):
     train_step = training.make_train_step(
         discriminator,
         generator,
-        d_optimizer=keras.optimizers.Adam(**system["adam"]),
-        g_optimizer=keras.optimizers.Adam(**system["adam"]),
+        d_optimizer=system["make_optimizer"](),
+        g_optimizer=system["make_optimizer"](),
         objective=losses.non_saturating,
         latent_dim=system["latent_dim"],
         seed=1,
