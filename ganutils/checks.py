@@ -1,5 +1,6 @@
 """Is this input fit? Checks that hand it on in one type, or say what was found and what to do."""
 
+import math
 import operator
 
 import numpy as np
@@ -28,6 +29,24 @@ def as_integer(value, name, *, low, high):
     if not low <= number <= high:
         raise ValueError(f"{name} must be in {low}..{high}, not {number}.")
     return number
+
+
+def as_positive(value, name):
+    """Check a size.
+
+    Args:
+        value: what should be a number above 0.
+        name: what to call it in an error.
+
+    Returns:
+        The value as a Python float.
+
+    Raises:
+        ValueError: it is not above 0, infinite or NaN.
+    """
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, not {value}.")
+    return float(value)
 
 
 def _as_floats(array, name, shape, least):
@@ -109,6 +128,27 @@ def as_feature_pair(real, fake, *, least=2, full_rank=False):
                 f"{x.shape[1] + 1}, and a useful one many more."
             )
     return real.astype(np.float64), fake.astype(np.float64)
+
+
+def as_samples_and_modes(samples, modes):
+    """Check samples and the centers of a mixture.
+
+    Args:
+        samples: floats (count, dimensions).
+        modes: floats (modes, dimensions).
+
+    Returns:
+        The pair as float64 arrays.
+
+    Raises:
+        TypeError: they are not floats.
+        ValueError: another shape, different dimensions, no row, or NaN.
+    """
+    samples = _as_floats(samples, "samples", ("count", "dimensions"), 1)
+    modes = _as_floats(modes, "modes", ("modes", "dimensions"), 1)
+    if samples.shape[1] != modes.shape[1]:
+        raise ValueError(f"samples have {samples.shape[1]} dimensions, modes {modes.shape[1]}.")
+    return samples.astype(np.float64), modes.astype(np.float64)
 
 
 def as_probabilities(probabilities, name, *, least=1):

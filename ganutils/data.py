@@ -1,4 +1,4 @@
-"""Where do real samples come from? Loaders that check what they read; batches by step number."""
+"""Where do real samples come from? Checked loaders; batches and toy samples by step number."""
 
 import os
 import subprocess
@@ -38,6 +38,10 @@ _MNIST_MD5 = {
 _FETCH = "import keras; keras.datasets.{name}.load_data()"
 _FETCH_SECONDS = 55
 _failed_downloads = {}  # name: reason, so that "auto" waits for a dead network only once
+
+# Streams of a toy sample: "mode" and "dust" in ASCII, so that its noise is not that of a latent
+# of the same seed and step.
+_MODE_STREAM, _NOISE_STREAM = 0x6D6F6465, 0x64757374
 
 
 def load_images(source="auto", *, split="train"):
@@ -157,6 +161,93 @@ def batches(images, batch_size, *, seed, start=0):
 
     rows = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
     return rows.map(lambda row: tf.gather(images, row)).prefetch(2)
+
+
+def ring_modes(modes=8, radius=1.0):
+    """Centers of the ring's Gaussians: the first at angle 0, the others counterclockwise.
+
+    Args:
+        modes: how many, 2 or more.
+        radius: of the ring about the origin, > 0.
+
+    Returns:
+        float32 array (modes, 2).
+
+    Raises:
+        TypeError, ValueError: modes is no integer, or a number is out of range.
+    """
+    angles = 2 * np.pi * np.arange(checks.as_integer(modes, "modes", low=2, high=10**6)) / modes
+    radius = checks.as_positive(radius, "radius")
+    return (radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
+
+
+def grid_modes(side=5, spacing=2.0):
+    """Centers of the grid's Gaussians, a square about the origin; the first coordinate is slowest.
+
+    Args:
+        side: centers along each side, 2 or more.
+        spacing: distance of neighbors, > 0.
+
+    Returns:
+        float32 array (side * side, 2).
+
+    Raises:
+        TypeError, ValueError: side is no integer, or a number is out of range.
+    """
+    ticks = np.arange(checks.as_integer(side, "side", low=2, high=1000)) - (side - 1) / 2
+    grid = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), axis=-1)
+    grid *= checks.as_positive(spacing, "spacing")
+    return grid.reshape(-1, 2).astype(np.float32)
+
+
+def ring_of_gaussians(count, *, seed, step, modes=8, radius=1.0, deviation=0.01):
+    """Draw from equally likely Gaussians on a ring, as a pure function of (seed, step).
+
+    Eager and in a graph the values are the same. With jit_compile=True they are a pure function of
+    (seed, step), too, but others, because XLA turns the same keys into numbers in another way.
+
+    Args:
+        count: samples, an integer >= 1.
+        seed: integer, names the stream of a run; independent of the latents of the same seed.
+        step: integer or scalar integer tensor, names the draw within the stream.
+        modes, radius: as in `ring_modes`.
+        deviation: standard deviation of each Gaussian in each coordinate, > 0.
+
+    Returns:
+        float32 tensor (count, 2).
+
+    Raises:
+        TypeError, ValueError: count or modes is no integer, or a number is out of range.
+
+    Source: Srivastava et al. 2017, arXiv 1705.07761; numbers of Lin et al. 2018, arXiv 1712.04086.
+    """
+    return _draw_mixture(count, ring_modes(modes, radius), deviation, seed=seed, step=step)
+
+
+def grid_of_gaussians(count, *, seed, step, side=5, spacing=2.0, deviation=0.05):
+    """Draw from equally likely Gaussians on a grid: `ring_of_gaussians` with other centers.
+
+    Args:
+        count, seed, step, deviation: as in `ring_of_gaussians`.
+        side, spacing: as in `grid_modes`.
+
+    Returns:
+        float32 tensor (count, 2).
+
+    Raises:
+        TypeError, ValueError: count or side is no integer, or a number is out of range.
+    """
+    return _draw_mixture(count, grid_modes(side, spacing), deviation, seed=seed, step=step)
+
+
+def _draw_mixture(count, centers, deviation, *, seed, step):
+    count = checks.as_integer(count, "count", low=1, high=2**31 - 1)
+    deviation = checks.as_positive(deviation, "deviation")
+    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    mode_key, noise_key = (tf.random.fold_in(key, s) for s in (_MODE_STREAM, _NOISE_STREAM))
+    mode = tf.random.stateless_uniform((count,), mode_key, 0, len(centers), tf.int32)
+    noise = tf.random.stateless_normal((count, 2), noise_key)
+    return tf.gather(tf.constant(centers), mode) + deviation * noise
 
 
 def _mnist_or_digits(split):

@@ -195,6 +195,42 @@ def class_divergence(real_shares, fake_shares):
     return float(max((fake_shares[there] * ratio).sum(), 0.0))
 
 
+def mode_coverage(samples, modes, *, deviation, radius=3.0):
+    """How much of a mixture with equally likely modes do the samples cover?
+
+    Each sample belongs to its nearest mode (the first of equally near ones) and is of high quality
+    if it is no further than radius * deviation from it. In two dimensions a share of
+    1 - exp(-radius^2 / 2) of a Gaussian is: 0.989 at 3. Reverse KL is KL(fake || real) in nats
+    between the shares of the modes; every sample counts in it, of high quality or not. It is 0 for
+    equal shares, and log(modes / m) if m modes get equal shares and the others none.
+
+    Args:
+        samples: float (count, dimensions), the published tests take 2,500.
+        modes: float (modes, dimensions), the centers.
+        deviation: standard deviation of each mode in each coordinate, > 0, in units of samples.
+        radius: how far high quality reaches, in deviations, > 0.
+
+    Returns:
+        Dict: "modes", integer, how many have a sample of high quality; "high_quality", float, the
+        share of such samples in 0..1; "reverse_kl", float in 0..log(modes).
+
+    Raises:
+        TypeError: samples or modes are not floats.
+        ValueError: no row, different dimensions, another shape, NaN, or a number not above 0.
+
+    Source: Lin et al. 2018, arXiv 1712.04086, section 4; Srivastava et al. 2017, arXiv 1705.07761.
+    """
+    samples, modes = checks.as_samples_and_modes(samples, modes)
+    reach = checks.as_positive(radius, "radius") * checks.as_positive(deviation, "deviation")
+    distances = np.stack([np.linalg.norm(samples - mode, axis=1) for mode in modes], axis=1)
+    nearest, good = distances.argmin(axis=1), distances.min(axis=1) <= reach
+    shares = np.bincount(nearest, minlength=len(modes)) / len(samples)
+    there = shares > 0  # 0 log 0 = 0
+    reverse_kl = max((shares[there] * np.log(shares[there] * len(modes))).sum(), 0.0)
+    covered = len(np.unique(nearest[good]))
+    return {"modes": covered, "high_quality": good.mean().item(), "reverse_kl": float(reverse_kl)}
+
+
 def nearest_neighbors(images, training_images, *, count=1):
     """Nearest training images of each sample, pixel by pixel: is it memorizing?
 

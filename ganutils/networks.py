@@ -67,6 +67,43 @@ def mlp_discriminator(image_shape, *, widths=(512, 256), after_dense=leaky_relu)
     return keras.Model(image, layers.Dense(1, dtype="float32")(x), name="discriminator")
 
 
+def unchanged(x):
+    """The tensor itself, where a builder may do something and does nothing."""
+    return x
+
+
+def point_network(
+    inputs,
+    outputs,
+    *,
+    widths=(64, 64, 64),
+    dense=layers.Dense,
+    after_dense=keras.activations.relu,
+    first=unchanged,
+    last=unchanged,
+):
+    """Fully connected network on points of a line or a plane: a toy generator or discriminator.
+
+    Args:
+        inputs: dimensions of a point (or of a latent).
+        outputs: dimensions of the result; 1 for a logit or a score.
+        widths: units of each hidden layer.
+        dense: function (units) -> layer; makes every dense layer, the last one included.
+        after_dense: function of a tensor (batch, units), applied after each hidden layer.
+        first: function of a tensor, applied to the input.
+        last: function of a tensor, applied to the last hidden layer's result.
+
+    Returns:
+        `keras.Model` from (batch, inputs) to (batch, outputs), unbounded; (batch / size, outputs)
+        where `first` packs `size` points together.
+    """
+    point = keras.Input((inputs,))
+    x = first(point)
+    for width in widths:
+        x = after_dense(dense(width)(x))
+    return keras.Model(point, dense(outputs)(last(x)))
+
+
 def transposed_conv(x, filters, scale, **conv):
     """Enlarge by a transposed convolution whose stride is the scale.
 

@@ -204,3 +204,135 @@ def with_average(train_step, generator, average, *, decay=0.999):
         return values
 
     return averaging_step
+
+
+def make_losses(discriminator, generator, *, objective, latent_dim, seed, d_terms=(), g_terms=()):
+    """Make a function that plays one batch and says what each player is to minimize.
+
+    Args:
+        discriminator, generator, objective, latent_dim, seed: as for `make_train_step`.
+        d_terms: functions (real, fake, step) -> scalar, added to D's loss, such as penalties.
+        g_terms: functions (real, fake, step) -> scalar, added to G's loss.
+
+    Returns:
+        Function (real, step) -> D's total, G's total, and a dict as that of `make_train_step`,
+        whose d_loss and g_loss are the objective's, without the terms.
+    """
+    discriminator_loss, generator_loss = objective
+
+    def play(real, step):
+        z = sample_latents(tf.shape(real)[0], latent_dim, seed=seed, step=step)
+        fake = generator(z, training=True)
+        real_logits = discriminator(real, training=True)
+        fake_logits = discriminator(fake, training=True)
+        d_loss = discriminator_loss(real_logits, fake_logits)
+        g_loss = generator_loss(fake_logits)
+        d_total = sum([term(real, fake, step) for term in d_terms], d_loss)
+        g_total = sum([term(real, fake, step) for term in g_terms], g_loss)
+        d_real, d_fake = (tf.reduce_mean(tf.sigmoid(x)) for x in (real_logits, fake_logits))
+        values = {"d_loss": d_loss, "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
+        return d_total, g_total, values
+
+    return play
+
+
+def make_regularized_step(
+    discriminator, generator, *, d_optimizer, g_optimizer, seed, d_steps=1, constrain=None, **game
+):
+    """Make a training step whose losses may have further terms, and whose D may learn more often.
+
+    Without terms and with d_steps=1 it is the step of `make_train_step`, bit for bit. The last of
+    D's updates shares its fake samples with G's, and both gradients are taken before either update.
+
+    Args:
+        discriminator, generator, d_optimizer, g_optimizer, seed: as for `make_train_step`; samples
+            of any shape (batch, ...).
+        d_steps: updates of D for each of G, >= 1. The batch is split into as many parts.
+        constrain: function of D's trainable variables, called after each of its updates, such as
+            one that clips them; or None.
+        game: objective and latent_dim, and perhaps d_terms and g_terms, as for `make_losses`. The
+            step that terms are given is the number of D's update, d_steps of them a step.
+
+    Returns:
+        `tf.function` (real, step) -> dict of scalars, as that of `make_train_step`, from the last
+        of D's updates.
+
+    Raises:
+        ValueError: d_steps is below 1, or does not divide the batch.
+    """
+    if d_steps < 1:
+        raise ValueError(f"{d_steps=} must be at least 1.")
+    play = make_losses(discriminator, generator, seed=seed, **game)
+    d_vars, g_vars = discriminator.trainable_variables, generator.trainable_variables
+    d_optimizer.build(d_vars)
+    g_optimizer.build(g_vars)
+
+    @tf.function
+    def train_step(real, step):
+        for i, part in enumerate(tf.split(real, d_steps)):
+            with tf.GradientTape() as d_tape, tf.GradientTape() as g_tape:
+                d_total, g_total, values = play(part, d_steps * tf.cast(step, tf.int64) + i)
+            g_gradients = g_tape.gradient(g_total, g_vars)  # the last one counts
+            d_optimizer.apply(d_tape.gradient(d_total, d_vars), d_vars)
+            if constrain is not None:
+                constrain(d_vars)
+        g_optimizer.apply(g_gradients, g_vars)
+        return values
+
+    return train_step
+
+
+def stack_values(values, names):
+    """Stack the scalars of a dict as one tensor, and note what they are called.
+
+    Args:
+        values: dict from name to scalar.
+        names: list; holds the names, in order, afterwards.
+
+    Returns:
+        float32 tensor (count,).
+    """
+    names[:] = values
+    return tf.stack([tf.cast(value, tf.float32) for value in values.values()])
+
+
+def make_drawn_loop(train_step, draw, *, step):
+    """Make a function that takes many steps as one program, real samples drawn inside it.
+
+    Where a step takes less than a millisecond, fetching a batch and starting each operation cost
+    more than the arithmetic. Here XLA compiles draw, step and counter into one program. It turns
+    the same seeds into other random numbers than TensorFlow's own operations do, so a run repeats
+    only in the same kind of loop.
+
+    Args:
+        train_step: function (real, step) -> dict from name to scalar, as `make_train_step` makes.
+        draw: function step -> real samples (batch, ...), a pure function of the step.
+        step: integer `tf.Variable`, the number of steps done; advanced after each step.
+
+    Returns:
+        Function count -> dict from name to a list of count floats (of float32). Each new count is
+        compiled once, in some seconds. It raises FloatingPointError where a value is NaN or
+        infinite, as `train` does: the counter is then that before the step.
+    """
+    names = []
+
+    @tf.function(jit_compile=True)
+    def loop(count):
+        rows = tf.TensorArray(tf.float32, count)
+        for i in tf.range(count):
+            row = stack_values(train_step(draw(tf.identity(step)), tf.identity(step)), names)
+            rows = rows.write(i, row)
+            if not tf.reduce_all(tf.math.is_finite(row)):
+                break
+            step.assign_add(1)
+        return rows.stack()
+
+    def take(count):
+        end = int(step) + count
+        rows = loop(tf.constant(count)).numpy()
+        if (now := int(step)) < end:
+            bad = dict(zip(names, rows[now - end].tolist(), strict=True))
+            raise FloatingPointError(f"Training stopped at step {now + 1}: {bad} is not finite.")
+        return dict(zip(names, rows.T.tolist(), strict=True))
+
+    return take

@@ -19,7 +19,8 @@ import tensorflow as tf
 import time_to_quality
 from keras import layers
 
-from ganutils import classifier, data, latents, metrics, training
+from ganutils import classifier, data, latents, losses, metrics, training
+from ganutils.layers import SpectralNormalization
 
 LOG2 = math.log(2)
 
@@ -46,7 +47,7 @@ def everything(run):
     return [v for part in (*models, run.d_optimizer, run.g_optimizer) for v in part.variables]
 
 
-def three_steps(run):
+def three_steps(run, *, count=4):
     """A step of D alone, one of G alone, one of both: what each moved, what each reported."""
     d_vars, g_vars = run.discriminator.trainable_variables, run.generator.trainable_variables
     players = [(x, float(x.learning_rate)) for x in (run.d_optimizer, run.g_optimizer)]
@@ -58,7 +59,8 @@ def three_steps(run):
             for slot in optimizer.variables[2:] if player == still else ():
                 slot.assign(tf.zeros_like(slot))  # momentum would go on by itself
         step.assign(number)
-        reported.append({k: float(v) for k, v in run.train_step(batch(number), step).items()})
+        values = run.train_step(batch(number, count), step)
+        reported.append({k: float(v) for k, v in values.items()})
         moves.append((moved(d_vars, before[0]), moved(g_vars, before[1])))
     return moves, reported
 
@@ -269,6 +271,114 @@ def test_the_course_samples_from_the_average():
     systems.sample(run, 2)
     assert not any(moved(run.sampler.weights, before))
     assert {layer.compute_dtype for layer in run.sampler.layers} == {"float32"}
+
+
+# The losses.
+
+
+def test_the_losses_differ_in_nothing_else():
+    assert not systems.LOSSES.keys() & (systems.SYSTEMS | systems.STEPS | systems.TRIED).keys()
+    titles = [system.title for system in systems.LOSSES.values()]
+    assert len(set(titles)) == len(titles)
+    for name, system in systems.LOSSES.items():
+        own = {"title": system.title, "make_step": system.make_step}
+        own["batch_size"] = 64 * system.make_step.keywords["d_steps"]
+        if name == "loss-spectral":
+            own["make_discriminator"] = systems.spectral_discriminator
+        assert system == systems.SYSTEMS["course"]._replace(**own)
+
+
+@pytest.mark.parametrize("name", systems.LOSSES)
+def test_each_loss_trains_as_it_should(name):
+    run = systems.start(systems.LOSSES[name], seed=3)
+    moves, reported = three_steps(run, count=run.system.batch_size // 16)
+    (d_alone, g_still), (d_still, g_alone), (d_both, g_both) = moves
+    assert not any(d_still) and not any(g_still)
+    assert all(d_alone[:-1]) and all(g_alone) and all(d_both[:-1]) and all(g_both)
+    # The last bias moves all scores alike, which a difference of means does not see, nor a hinge
+    # that no score has passed.
+    unseen = losses.wasserstein, losses.hinge
+    assert d_alone[-1] == (run.system.make_step.keywords["objective"] not in unseen)
+    assert all(math.isfinite(x) for values in reported for x in values.values())
+    assert run.train_step.experimental_get_tracing_count() == 1
+    samples = systems.sample(run, 3)
+    assert -1 <= samples.min() < samples.max() <= 1
+
+    largest = max(abs(v.numpy()).max() for v in run.discriminator.trainable_variables)
+    if name == "loss-clipping":
+        assert largest == np.float32(systems.CLIP)
+    else:
+        assert largest > 2 * systems.CLIP
+
+
+# Derivatives: of D's loss by real and by fake scores, of G's by fake scores; of the penalty by d.
+ENTROPY = (lambda x: sigmoid(x) - 1, sigmoid, lambda x: sigmoid(x) - 1)
+MARGIN = (lambda x: -1.0 * (x < 1), lambda x: 1.0 * (x > -1), lambda x: -np.ones_like(x))
+MEANS = (lambda x: -np.ones_like(x), np.ones_like, lambda x: -np.ones_like(x))
+SLOPES = {
+    "loss-minimax": ((*ENTROPY[:2], lambda x: -sigmoid(x)), lambda d: 0),
+    "loss-nonsat": (ENTROPY, lambda d: 0),
+    "loss-squares": ((lambda x: x - 1, lambda x: x, lambda x: x - 1), lambda d: 0),
+    "loss-hinge": (MARGIN, lambda d: 0),
+    "loss-spectral": (MARGIN, lambda d: 0),
+    "loss-clipping": (MEANS, lambda d: 0),
+    "loss-penalty": (MEANS, lambda d: 10 * 2 * (d - 1)),
+    "loss-r1": (ENTROPY, lambda d: 0.1 * d),
+}
+
+
+@pytest.mark.parametrize("name", systems.LOSSES)
+def test_the_step_of_each_loss_by_hand(name):
+    """Plain gradient descent on two linear networks; |grad D| is d, whatever the points are."""
+    rate, number, seed = 0.03, 4, 9
+    discriminator, generator = linear_pair()
+    make_step = systems.LOSSES[name].make_step
+    train_step = make_step(
+        discriminator,
+        generator,
+        d_optimizer=keras.optimizers.SGD(rate),
+        g_optimizer=keras.optimizers.SGD(rate),
+        latent_dim=1,
+        seed=seed,
+    )
+    d_steps = make_step.keywords["d_steps"]
+    real = 3 * np.random.default_rng(1).normal(size=(d_steps, 5)).astype(np.float32)
+    train_step(real.reshape(-1, 1, 1, 1), tf.constant(number, tf.int64))
+
+    (of_real, of_fake, of_generated), of_penalty = SLOPES[name]
+    d, b, g, g_slope = 0.5, 0.0, 1.0, None
+    for i, x in enumerate(real.astype(float)):
+        z = latents.sample_latents(5, 1, seed=seed, step=d_steps * number + i).numpy()[:, 0]
+        fake = g * z.astype(float)
+        real_slopes, fake_slopes = of_real(d * x + b), of_fake(d * fake + b)
+        g_slope = (of_generated(d * fake + b) * d * z).mean()
+        d_slope = (real_slopes * x).mean() + (fake_slopes * fake).mean() + of_penalty(d)
+        b_slope = real_slopes.mean() + fake_slopes.mean()
+        d, b = d - rate * d_slope, b - rate * b_slope
+        if name == "loss-clipping":
+            d, b = np.clip([d, b], -systems.CLIP, systems.CLIP)
+    kernel, bias = values_of(discriminator.trainable_variables)
+    assert kernel.item() == pytest.approx(d, 1e-5) and bias.item() == pytest.approx(b, 1e-5, 1e-7)
+    after = generator.trainable_variables[0].numpy().item()
+    assert after == pytest.approx(g - rate * g_slope, 1e-5)
+
+
+def test_the_spectral_discriminator_is_the_course_s_with_kernels_of_norm_1():
+    plain, spectral = systems.COURSE.make_discriminator(), systems.spectral_discriminator()
+    weights = []
+    for old, new in zip(plain.layers, spectral.layers, strict=True):
+        assert isinstance(new, SpectralNormalization) == hasattr(old, "kernel")
+        inner = getattr(new, "layer", new)
+        assert type(inner) is type(old) and inner.compute_dtype == old.compute_dtype
+        if inner is not new:
+            kernel, bias = values_of(inner.trainable_variables)
+            assert kernel.shape == old.kernel.shape
+            _, sigmas, rows = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]))
+            new.u.assign(rows[0])  # where power iteration ends
+            weights += [kernel / sigmas[0], bias]
+    assert len(weights) == len(plain.trainable_variables) == len(spectral.trainable_variables)
+    plain.set_weights(weights)
+    np.testing.assert_allclose(spectral(batch(1)), plain(batch(1)), rtol=1e-3, atol=1e-5)
 
 
 # The clock.

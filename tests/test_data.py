@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import itertools
+import math
 import os
 import struct
 import time
@@ -16,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ganutils import data, readers
+from ganutils import data, latents, readers
 
 REAL_FOLDER = os.environ.get("GANUTILS_DATA", "")
 SMALL = {"train": 30, "test": 20}
@@ -726,3 +727,155 @@ def test_wrong_images_are_refused_at_once(images, kind):
 def test_wrong_numbers_are_refused_at_once(name, value, kind):
     with pytest.raises(kind, match=name):
         data.batches(numbered(4), **{"batch_size": 2, "seed": 0, name: value})
+
+
+# Toy distributions
+
+RING, GRID = data.ring_of_gaussians, data.grid_of_gaussians
+TOYS = [(RING, data.ring_modes(), 0.01), (GRID, data.grid_modes(), 0.05)]
+
+
+def test_centers_are_where_they_are_said_to_be():
+    for modes, radius in ((2, 1.0), (8, 1.0), (5, 3.5)):
+        centers = data.ring_modes(modes, radius)
+        assert centers.dtype == np.float32 and centers.shape == (modes, 2)
+        # The roots of z^modes = radius^modes, counterclockwise from the real one.
+        z = centers.astype(np.float64) @ [1, 1j]
+        np.testing.assert_allclose(z**modes, radius**modes, rtol=1e-5, atol=1e-4)
+        turn = math.tau / modes
+        np.testing.assert_allclose(
+            np.angle(z * np.exp(-1j * turn / 2)) % math.tau,
+            ((np.arange(modes) - 0.5) * turn % math.tau),
+            atol=1e-6,
+        )
+    grid = data.grid_modes()
+    assert grid.dtype == np.float32
+    assert grid.tolist() == [list(p) for p in itertools.product((-4, -2, 0, 2, 4), repeat=2)]
+    assert data.grid_modes(2, 3).tolist() == [[-1.5, -1.5], [-1.5, 1.5], [1.5, -1.5], [1.5, 1.5]]
+
+
+def check_mixture(samples, centers, deviation):
+    """Shares, means and covariances of a mixture whose Gaussians hardly overlap."""
+    assert samples.dtype == np.float32 and samples.shape[1:] == (2,)
+    offsets = samples[:, None].astype(np.float64) - centers
+    nearest = (offsets**2).sum(2).argmin(1)
+    counts, expected = np.bincount(nearest, minlength=len(centers)), len(samples) / len(centers)
+    # Degrees of freedom k: mean k, variance 2k. Exactly equal shares would be no chance, either.
+    k, statistic = len(centers) - 1, ((counts - expected) ** 2 / expected).sum()
+    assert 0 < statistic < k + 5 * math.sqrt(2 * k)
+    noise = offsets[np.arange(len(samples)), nearest] / deviation
+    for mode, n in enumerate(counts):
+        of_mode = noise[nearest == mode]
+        # Five standard errors: variances 1/n of a mean, 2/n and 1/n of the covariance's elements.
+        np.testing.assert_allclose(of_mode.mean(0), 0, atol=5 / math.sqrt(n))
+        np.testing.assert_allclose(np.cov(of_mode.T), np.eye(2), atol=5 * math.sqrt(2 / n))
+    n = noise.size
+    assert abs((noise**4).mean() - 3) < 5 * math.sqrt(96 / n)  # normal, not only of that variance
+    within, share = ((noise**2).sum(1) <= 9).mean(), 1 - math.exp(-4.5)
+    assert abs(within - share) < 5 * math.sqrt(share * (1 - share) / len(noise))
+    # A sample's mode says nothing of the next one's, nor its noise of its mode.
+    kept = (nearest[1:] == nearest[:-1]).mean()
+    assert abs(kept - 1 / len(centers)) < 5 / math.sqrt(len(samples) * len(centers))
+    return noise
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+@pytest.mark.parametrize(("draw", "centers", "deviation"), TOYS)
+def test_a_toy_sample_has_the_shares_means_and_covariances(draw, centers, deviation, jit_compile):
+    def sample(step):
+        return draw(40_000, seed=3, step=step)
+
+    if jit_compile is not None:
+        sample = tf.function(sample, jit_compile=jit_compile)
+    check_mixture(sample(tf.constant(5, tf.int64)).numpy(), centers, deviation)
+
+
+def test_a_toy_sample_follows_its_arguments():
+    ring = RING(20_000, seed=1, step=0, modes=3, radius=2.0, deviation=0.1).numpy()
+    check_mixture(ring, data.ring_modes(3, 2.0), 0.1)
+    grid = GRID(20_000, seed=1, step=0, side=2, spacing=10.0, deviation=1).numpy()
+    check_mixture(grid, data.grid_modes(2, 10.0), 1)
+    one = RING(1, seed=1, step=0)
+    assert one.shape == (1, 2) and one.dtype == tf.float32
+
+
+@pytest.mark.parametrize("draw", [RING, GRID])
+def test_a_toy_sample_depends_on_seed_and_step_alone(draw):
+    first = draw(50, seed=5, step=7).numpy()
+    tf.random.set_seed(99)
+    draw(50, seed=6, step=7)
+    tf.random.normal((3,))
+    np.testing.assert_array_equal(draw(50, seed=5, step=7), first)
+    for kind in (tf.int32, tf.int64):
+        for step in (tf.constant(7, kind), tf.Variable(7, dtype=kind), np.array(7)[()]):
+            np.testing.assert_array_equal(draw(50, seed=5, step=step), first)
+            np.testing.assert_array_equal(draw(50, seed=tf.constant(5, kind), step=step), first)
+    pairs = [(s, k) for s in (-1, 0, 1, 2**40) for k in (0, 1, 2, 2**40)]
+    draws = np.concatenate([draw(50, seed=seed, step=step) for seed, step in pairs])
+    assert len(np.unique(draws, axis=0)) == len(draws)  # no draw repeats a part of another
+
+
+@pytest.mark.parametrize("draw", [RING, GRID])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_program_draws_by_step_and_is_traced_once(draw, jit_compile):
+    traces = []
+
+    @tf.function(jit_compile=jit_compile)
+    def sample(step):
+        traces.append("Python runs only while tracing")
+        return draw(40, seed=5, step=step)
+
+    @tf.function(jit_compile=jit_compile)
+    def chunk(start):
+        parts = tf.zeros((3, 40, 2))
+        for i in tf.range(3):
+            part = draw(40, seed=5, step=start + tf.cast(i, tf.int64))
+            parts = tf.tensor_scatter_nd_update(parts, [[i]], part[None])
+        return parts
+
+    steps = [tf.constant(step, tf.int64) for step in (4, 5, 6)]
+    singles = np.stack([sample(step) for step in steps])
+    assert len(traces) == 1
+    np.testing.assert_array_equal(singles, np.stack([sample(step) for step in steps]))
+    # A loop is compiled as another program: the same draws, up to rounding.
+    np.testing.assert_allclose(chunk(steps[0]), singles, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(singles.reshape(-1, 2), axis=0)) == 120
+    if not jit_compile:
+        eager = np.stack([draw(40, seed=5, step=step) for step in steps])
+        np.testing.assert_array_equal(singles, eager)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_toy_noise_is_independent_of_other_steps_and_of_the_latents(jit_compile):
+    @tf.function(jit_compile=jit_compile)
+    def both(seed, step):
+        z = latents.sample_latents(20_000, 2, seed=seed, step=step)
+        return RING(20_000, seed=seed, step=step), z
+
+    noises = []
+    for seed, step in ((1, 0), (1, 1), (0, 1)):
+        points, z = both(tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+        noises += [check_mixture(points.numpy(), data.ring_modes(), 0.01).ravel(), z.numpy()]
+    correlations = np.corrcoef([noise.ravel() for noise in noises]) - np.eye(6)
+    assert np.abs(correlations).max() < 5 / math.sqrt(40_000)
+
+
+@pytest.mark.parametrize(
+    ("draw", "name", "value", "kind"),
+    [
+        *((d, "count", v, ValueError) for d in (RING, GRID) for v in (0, -1)),
+        *((d, "count", v, TypeError) for d in (RING, GRID) for v in (2.0, None)),
+        *((d, "deviation", v, ValueError) for d in (RING, GRID) for v in (0, -0.1, math.nan)),
+        (GRID, "deviation", math.inf, ValueError),
+        (RING, "modes", 1, ValueError),
+        (RING, "modes", 8.0, TypeError),
+        (RING, "radius", 0.0, ValueError),
+        (RING, "radius", math.inf, ValueError),
+        (GRID, "side", 1, ValueError),
+        (GRID, "side", "5", TypeError),
+        (GRID, "spacing", -2.0, ValueError),
+    ],
+)
+def test_wrong_toys_are_refused(draw, name, value, kind):
+    with pytest.raises(kind, match=f"^{name} must be"):
+        draw(**{"count": 4, "seed": 0, "step": 0, name: value})

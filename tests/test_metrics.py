@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from ganutils import metrics
+from ganutils import data, metrics
 
 
 def normal(seed, shape):
@@ -292,6 +292,131 @@ def test_classes_refuse():
         metrics.class_divergence(np.array([0.6, 0.6]), np.array([0.5, 0.5]))
     with pytest.raises(ValueError, match="2 real and 3 fake"):
         metrics.class_divergence(np.array([0.5, 0.5]), np.array([0.5, 0.5, 0.0]))
+
+
+# Modes.
+
+RING = np.stack([np.cos(np.arange(8) * math.tau / 8), np.sin(np.arange(8) * math.tau / 8)], axis=1)
+
+
+def mode_coverage_by_loops(samples, modes, reach):
+    counts, good = [0] * len(modes), [0] * len(modes)
+    for sample in samples:
+        far = [math.dist(sample, mode) for mode in modes]
+        counts[far.index(min(far))] += 1
+        good[far.index(min(far))] += min(far) <= reach
+    shares = [count / len(samples) for count in counts]
+    kl = sum(share * math.log(share * len(modes)) for share in shares if share)
+    return {
+        "modes": sum(count > 0 for count in good),
+        "high_quality": sum(good) / len(samples),
+        "reverse_kl": kl,
+    }
+
+
+@pytest.mark.parametrize("deviation, radius", [(0.05, 3.0), (0.2, 1.5), (1.0, 3.0)])
+def test_mode_coverage_against_loops(deviation, radius):
+    modes = normal(23, (6, 3))
+    samples = np.concatenate([normal(24, (70, 3)), modes[[0, 2, 2]] + 0.01])
+    found = metrics.mode_coverage(samples, modes, deviation=deviation, radius=radius)
+    assert found == pytest.approx(mode_coverage_by_loops(samples, modes, deviation * radius))
+    assert 0 < found["reverse_kl"] < math.log(6)
+    assert [type(value) for value in found.values()] == [int, float, float]
+
+
+def test_mode_coverage_of_one_sample_at_each_mode():
+    found = metrics.mode_coverage(RING, RING, deviation=0.01)
+    assert found == {"modes": 8, "high_quality": 1, "reverse_kl": 0}
+    single = metrics.mode_coverage(RING.astype(np.float32), RING, deviation=0.01)
+    assert single == found
+
+
+@pytest.mark.parametrize("m", [1, 3, 8])
+def test_mode_coverage_of_a_collapse_to_m_modes(m):
+    found = metrics.mode_coverage(np.tile(RING[:m], (20, 1)), RING, deviation=0.01)
+    assert found["modes"] == m and found["high_quality"] == 1
+    assert found["reverse_kl"] == pytest.approx(math.log(8 / m), abs=1e-12)
+
+
+def test_mode_coverage_at_the_border_of_high_quality():
+    # Numbers without rounding: three deviations of 1/4 about the origin end at 3/4.
+    modes = np.array([[0.0, 0.0], [16.0, 0.0]])
+    for sample, inside in [
+        ([0.75, 0.0], True),
+        ([0.0, -0.75], True),
+        ([0.45, 0.6 - 1e-9], True),
+        ([np.nextafter(0.75, 1), 0.0], False),
+        ([0.0, np.nextafter(-0.75, -1)], False),
+        ([0.54, 0.54], False),  # inside the square, outside the circle
+        ([15.25, 0.0], True),
+        ([np.nextafter(15.25, 0), 0.0], False),
+    ]:
+        found = metrics.mode_coverage(np.array([sample]), modes, deviation=0.25)
+        assert found["modes"] == found["high_quality"] == inside, sample
+        assert found["reverse_kl"] == pytest.approx(math.log(2))
+    tight = metrics.mode_coverage(np.array([[0.75, 0.0]]), modes, deviation=0.25, radius=2.9)
+    assert tight["modes"] == 0
+
+
+def test_mode_coverage_counts_every_sample_in_the_shares():
+    # Three at the first mode; one nearest to the second, far from it: a share, not a mode.
+    modes, samples = np.array([[0.0], [10.0]]), np.array([[0.0], [0.1], [-0.1], [8.0]])
+    found = metrics.mode_coverage(samples, modes, deviation=0.1)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert (found["modes"], found["high_quality"]) == (1, 0.75)
+    assert found["reverse_kl"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_mode_coverage_without_any_sample_of_high_quality():
+    found = metrics.mode_coverage(1.5 * RING, RING, deviation=0.01)
+    assert found == {"modes": 0, "high_quality": 0, "reverse_kl": 0}
+    center = metrics.mode_coverage(np.zeros((50, 2)), RING, deviation=0.01)
+    assert (center["modes"], center["high_quality"]) == (0, 0)
+    assert center["reverse_kl"] == pytest.approx(math.log(8))  # ties go to the first
+
+
+@pytest.mark.parametrize(
+    "draw, centers, deviation",
+    [
+        (data.ring_of_gaussians, data.ring_modes(), 0.01),
+        (data.grid_of_gaussians, data.grid_modes(), 0.05),
+    ],
+)
+def test_mode_coverage_of_real_samples(draw, centers, deviation):
+    for step in range(3):
+        samples = draw(2500, seed=25, step=step)
+        found = metrics.mode_coverage(samples, centers, deviation=deviation)
+        share = 1 - math.exp(-4.5)
+        assert found["modes"] == len(centers)
+        assert abs(found["high_quality"] - share) < 5 * math.sqrt(share * (1 - share) / 2500)
+        # Twice the count times the divergence is about chi-squared of k degrees of freedom.
+        k = len(centers) - 1
+        assert abs(2 * 2500 * found["reverse_kl"] - k) < 5 * math.sqrt(2 * k)
+        assert found["reverse_kl"] > 0
+
+
+def test_mode_coverage_refuses():
+    for samples, modes, keywords, words in [
+        (RING[:0], RING, {}, "^samples has 0 rows"),
+        (RING, RING[:0], {}, "^modes has 0 rows"),
+        (RING[0], RING, {}, r"^samples must have the shape .* not \(2,\)"),
+        (np.full((3, 2), np.nan), RING, {}, "^samples holds NaN"),
+        (RING, np.full((8, 2), np.inf), {}, "^modes holds NaN or inf"),
+        (REAL, RING, {}, "samples have 4 dimensions, modes 2"),
+        (RING, RING, {"deviation": 0.0}, "^deviation must be above 0"),
+        (RING, RING, {"deviation": -0.01}, "^deviation must be above 0"),
+        (RING, RING, {"deviation": math.nan}, "^deviation must be above 0"),
+        (RING, RING, {"radius": 0}, "^radius must be above 0"),
+        (RING, RING, {"radius": math.inf}, "^radius must be above 0 and finite"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            metrics.mode_coverage(samples, modes, **{"deviation": 0.01, **keywords})
+    for samples, modes, name in [
+        (np.eye(2, dtype=int), RING, "samples"),
+        (RING, [[0, 1]], "modes"),
+    ]:
+        with pytest.raises(TypeError, match=f"^{name} must hold floats, not int64"):
+            metrics.mode_coverage(samples, modes, deviation=0.01)
 
 
 # Memorizing, and the size of the support.

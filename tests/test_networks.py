@@ -13,6 +13,7 @@ import systems
 import tensorflow as tf
 from keras import layers
 
+from ganutils import layers as our_layers
 from ganutils import networks
 
 
@@ -315,6 +316,84 @@ def test_scales_that_do_not_fit_are_refused(image_shape, widths, scales):
         networks.smallest_map(image_shape, widths, scales)
     with pytest.raises(ValueError, match="divide"):
         networks.dcgan_generator(3, image_shape, widths=widths, scales=scales)
+
+
+# Networks on points.
+
+
+def test_unchanged_gives_the_very_tensor():
+    x = keras.Input((3,))
+    assert networks.unchanged(x) is x
+
+
+@pytest.mark.parametrize("inputs, outputs, widths", [(2, 1, (6, 5)), (3, 2, (4,)), (1, 4, ())])
+def test_a_point_network_is_a_chain_of_dense_layers_with_relu_between(inputs, outputs, widths):
+    model = networks.point_network(inputs, outputs, widths=widths)
+    assert model.input_shape == (None, inputs) and model.output_shape == (None, outputs)
+    for v in model.trainable_variables:  # biases start at 0, which would hide them
+        v.assign(keras.random.normal(v.shape))
+    points = np.random.default_rng(0).normal(size=(50, inputs)).astype(np.float32)
+    numbers = [v.numpy() for v in model.trainable_variables]
+    assert len(numbers) == 2 * (len(widths) + 1) == len(model.variables)
+    x = points
+    for kernel, bias in zip(numbers[:-2:2], numbers[1:-2:2], strict=True):
+        x = np.maximum(x @ kernel + bias, 0)
+    right = x @ numbers[-2] + numbers[-1]
+    np.testing.assert_allclose(model(points), right, rtol=1e-4, atol=1e-5)
+    assert right.min() < -1 and right.max() > 1  # the last layer bounds nothing, on either side
+
+
+def test_a_point_network_has_three_hidden_layers_of_64_units():
+    model = networks.point_network(2, 1)
+    assert model.count_params() == dense(2, 64) + 2 * dense(64, 64) + dense(64, 1) == 8577
+
+
+def test_a_point_network_uses_what_it_is_given_in_its_place():
+    made, seen = [], []
+
+    def dense_layer(units):
+        made.append(units)
+        return layers.Dense(units, use_bias=False)
+
+    def after(x, name, factor):
+        seen.append((name, x.shape))
+        return layers.Rescaling(factor)(x)
+
+    model = networks.point_network(
+        2,
+        3,
+        widths=(6, 5),
+        dense=dense_layer,
+        after_dense=lambda x: after(x, "after_dense", 10.0),
+        first=lambda x: after(x, "first", -2.0),
+        last=lambda x: after(x, "last", 0.5),
+    )
+    assert made == [6, 5, 3]  # every dense layer, the last one included
+    hidden = [("after_dense", (None, 6)), ("after_dense", (None, 5))]
+    assert seen == [("first", (None, 2)), *hidden, ("last", (None, 5))]
+    a, b, c = kernels(model)
+    points = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    # No activation is left, so all is linear: -2 * 10 * 10 * 0.5 = -100.
+    np.testing.assert_allclose(model(points), -100 * points @ a @ b @ c, rtol=1e-4, atol=1e-4)
+
+
+def test_a_point_network_may_pack_points_and_compare_a_batch():
+    model = networks.point_network(
+        2,
+        1,
+        widths=(6,),
+        first=lambda x: our_layers.Pack(4)(x),
+        last=lambda x: our_layers.MinibatchDiscrimination(3, 2)(x),
+    )
+    assert model(keras.random.normal((12, 2))).shape == (3, 1)
+    shapes = [kernel.shape for kernel in kernels(model)]
+    assert shapes == [(8, 6), (6, 6), (9, 1)]  # 2 * 4 numbers a pack; 3 features more at the end
+
+
+def test_the_activation_comes_after_each_hidden_layer_alone():
+    model = networks.point_network(2, 1, widths=(6, 5), after_dense=networks.leaky_relu)
+    assert kinds(model) == ["Dense", "LeakyReLU"] * 2 + ["Dense"]
+    assert model.layers[-1].activation is keras.activations.linear
 
 
 # First weights.

@@ -1,5 +1,6 @@
 """One step against its definition, one run against its promises."""
 
+import functools
 import itertools
 import math
 import sys
@@ -12,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from ganutils import data, latents, losses, networks, runtime, training
+from ganutils import layers as our_layers
 
 LATENT_DIM, IMAGE_SHAPE, BATCH = 3, (4, 4, 1), 8
 
@@ -50,6 +52,11 @@ def weights(model):
 def assert_equal(one, other):
     for x, y in zip(one, other, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def assert_close(one, other, rtol=1e-5, atol=1e-6):
+    for x, y in zip(one, other, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
 def step_at(number):
@@ -564,3 +571,510 @@ def test_an_average_of_another_shape_and_an_impossible_decay_are_refused():
     for decay in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"decay={decay}"):
             training.with_average(train_step, generator, pair()[1], decay=decay)
+
+
+# A step with further terms, and with several updates of D. Networks on points of the plane.
+
+POINTS = 12
+
+
+def points(number=0):
+    values = np.random.default_rng(number).normal(size=(POINTS, 2))
+    return tf.constant(values, tf.float32)
+
+
+def point_pair(d=None, g=None):
+    """A discriminator and a generator of points; d and g are further arguments of theirs."""
+    discriminator = networks.point_network(2, 1, widths=(6, 5), **d or {})
+    return discriminator, networks.point_network(LATENT_DIM, 2, widths=(5, 4), **g or {})
+
+
+def regularized(discriminator, generator, d_rate=0.1, g_rate=0.1, **changes):
+    settings = {
+        "d_optimizer": keras.optimizers.SGD(d_rate),
+        "g_optimizer": keras.optimizers.SGD(g_rate),
+        "objective": losses.non_saturating,
+        "latent_dim": LATENT_DIM,
+        "seed": 5,
+    }
+    return training.make_regularized_step(discriminator, generator, **settings | changes)
+
+
+def floats(values):
+    return {name: float(value) for name, value in values.items()}
+
+
+def test_without_terms_it_is_the_plain_step_bit_for_bit():
+    """Adam's slots, moving statistics and Dropout's seeds included."""
+    ends = []
+    for make in (training.make_train_step, training.make_regularized_step):
+        keras.utils.set_random_seed(1)
+        models, optimizers = dropout_pair(), [keras.optimizers.Adam(1e-2) for _ in range(2)]
+        train_step = make(
+            *models,
+            d_optimizer=optimizers[0],
+            g_optimizer=optimizers[1],
+            objective=losses.non_saturating,
+            latent_dim=LATENT_DIM,
+            seed=5,
+        )
+        start = weights(models[0])
+        reports = [floats(train_step(real_batch(n), step_at(n))) for n in range(4)]
+        ends.append((reports, [x for owner in (*models, *optimizers) for x in weights(owner)]))
+    assert ends[0][0] == ends[1][0] and list(ends[0][0][0]) == list(ends[1][0][0])
+    assert_equal(ends[0][1], ends[1][1])
+    assert not np.array_equal(start[0], ends[0][1][0])
+
+
+def sum_of_squares(model):
+    return tf.add_n([tf.reduce_sum(tf.square(v)) for v in model.trainable_variables])
+
+
+# Who -> name -> (real, fake, step, D, G) -> scalar. The first of each has a gradient in closed
+# form, 2 step theta; the others depend on the samples.
+TERMS = {
+    "d_terms": {
+        "decay": lambda r, f, n, d, g: tf.cast(n, tf.float32) * sum_of_squares(d),
+        "samples": lambda r, f, n, d, g: tf.square(tf.reduce_mean(d(r)) + 3 * tf.reduce_sum(d(f))),
+        "penalty": lambda r, f, n, d, g: losses.gradient_penalty(d, r, f, seed=2, step=n),
+        "r1": lambda r, f, n, d, g: losses.r1_penalty(d, r),
+    },
+    "g_terms": {
+        "decay": lambda r, f, n, d, g: tf.cast(n, tf.float32) * sum_of_squares(g),
+        "samples": lambda r, f, n, d, g: tf.reduce_mean(tf.square(f - 2 * r)),
+        "matching": lambda r, f, n, d, g: losses.feature_matching(d, r, f),
+    },
+}
+
+
+@pytest.mark.parametrize("who, name", [(who, name) for who in TERMS for name in TERMS[who]])
+def test_a_term_changes_the_gradient_of_its_own_player_alone(who, name):
+    models, rate, number, real = point_pair(), 0.25, 7, points()
+    term, mine = TERMS[who][name], 0 if who == "d_terms" else 1
+    start = [weights(model) for model in models]
+    with tf.GradientTape() as tape:  # outside of the step, at the same point
+        z = latents.sample_latents(POINTS, LATENT_DIM, seed=5, step=number)
+        value = term(real, models[1](z), number, *models)
+    variables = models[mine].trainable_variables
+    gradients = [
+        np.zeros(v.shape) if g is None else g.numpy()  # the last bias may have none
+        for v, g in zip(variables, tape.gradient(value, variables), strict=True)
+    ]
+    if name == "decay":
+        for gradient, weight in zip(gradients, start[mine], strict=True):
+            np.testing.assert_allclose(gradient, 2 * number * weight, rtol=1e-6)
+    assert max(np.abs(g).max() for g in gradients) > 1e-2
+
+    factor = tf.Variable(0.0)
+    train_step = regularized(
+        *models, rate, rate, **{who: [lambda r, f, n: factor * term(r, f, n, *models)]}
+    )
+    ends, reports = {}, {}
+    for w in (0.0, 0.5, -2.0):
+        factor.assign(w)
+        for model, values in zip(models, start, strict=True):
+            model.set_weights(values)
+        reports[w] = floats(train_step(real, step_at(number)))
+        ends[w] = [weights(model) for model in models]
+    plain = regularized(*models, rate, rate)
+    for model, values in zip(models, start, strict=True):
+        model.set_weights(values)
+    assert floats(plain(real, step_at(number))) == pytest.approx(reports[0.0], rel=1e-6)
+    for model, values in zip(models, ends[0.0], strict=True):
+        assert_close(weights(model), values)
+    for w in (0.5, -2.0):
+        assert_equal(ends[w][1 - mine], ends[0.0][1 - mine])  # the other player's update
+        for x, y, g in zip(ends[w][mine], ends[0.0][mine], gradients, strict=True):
+            np.testing.assert_allclose(x - y, -rate * w * g, rtol=1e-4, atol=1e-5)
+        assert reports[w] == reports[0.0]  # the objective's losses, without the terms
+
+
+def test_several_terms_add_up():
+    """Two terms of D and two of G, against one of each that is their sum."""
+    ends = []
+    for together in (False, True):
+        keras.utils.set_random_seed(1)
+        models, bound = point_pair(), {}
+        for who, terms in TERMS.items():
+
+            def bind(name, terms=terms, models=models):
+                return lambda r, f, n: 0.01 * terms[name](r, f, n, *models)
+
+            one, other = bind("decay"), bind("samples")
+
+            def both(r, f, n, one=one, other=other):
+                return one(r, f, n) + other(r, f, n)
+
+            bound[who] = [both] if together else [one, other]
+        train_step = regularized(*models, **bound)
+        for number in (1, 2):
+            train_step(points(number), step_at(number))
+        ends.append([x for model in models for x in weights(model)])
+    assert_close(*ends)
+
+
+def no_loss(fake_logits):
+    return 0.0 * tf.reduce_sum(fake_logits)
+
+
+def first_hidden(discriminator):
+    return keras.Model(discriminator.input, discriminator.layers[1].output)
+
+
+def virtual_bn_relu(x):
+    return layers.ReLU()(our_layers.VirtualBatchNormalization(4)(x))
+
+
+def with_reference(z):
+    return our_layers.WithReference(np.random.default_rng(9).normal(size=(4, LATENT_DIM)))(z)
+
+
+# What differs from the plain step; the terms are made from both networks.
+VARIANTS = {
+    "smoothed": {"objective": (losses.smoothed_discriminator_loss, losses.generator_loss)},
+    "least squares": {"objective": losses.least_squares},
+    "hinge, spectral": {
+        "objective": losses.hinge,
+        "d": {"dense": lambda units: our_layers.SpectralNormalization(layers.Dense(units))},
+    },
+    "Wasserstein, clipped": {
+        "objective": losses.wasserstein,
+        "constrain": functools.partial(losses.clip_weights, limit=0.3),
+        "d_steps": 2,
+    },
+    "Wasserstein, penalty": {
+        "objective": losses.wasserstein,
+        "d_terms": lambda d, g: [
+            lambda real, fake, step: losses.gradient_penalty(d, real, fake, seed=2, step=step)
+        ],
+        "d_steps": 3,
+    },
+    "R1": {"d_terms": lambda d, g: [lambda real, fake, step: losses.r1_penalty(d, real)]},
+    "feature matching": {
+        "objective": (losses.discriminator_loss, no_loss),
+        "g_terms": lambda d, g: [
+            functools.partial(
+                lambda f, real, fake, step: losses.feature_matching(f, real, fake), first_hidden(d)
+            )
+        ],
+    },
+    "historical average": {
+        "d_terms": lambda d, g: [history_of(d)],
+        "g_terms": lambda d, g: [history_of(g)],
+    },
+    "minibatch": {"d": {"last": lambda x: our_layers.MinibatchDiscrimination(3, 2)(x)}},
+    "virtual batch norm": {
+        "g": {
+            "first": with_reference,
+            "after_dense": virtual_bn_relu,
+            "last": lambda x: our_layers.DropReference(4)(x),
+        }
+    },
+    "packed": {"d": {"first": lambda x: our_layers.Pack(2)(x)}},
+}
+
+
+def history_of(model):
+    average = losses.HistoricalAverage(model.trainable_variables)
+    return lambda real, fake, step: average(step)
+
+
+def variant(name):
+    """Both networks of a variant, and the further arguments of its step."""
+    settings = dict(VARIANTS[name])
+    models = point_pair(settings.pop("d", None), settings.pop("g", None))
+    for who in ("d_terms", "g_terms"):
+        if who in settings:
+            settings[who] = settings[who](*models)
+    return models, settings
+
+
+def moves(model, before):
+    """How far each kernel has moved, in the largest of its numbers."""
+    pairs = zip(model.trainable_variables, before, strict=True)
+    return [np.abs(v.numpy() - old).max() for v, old in pairs if v.name == "kernel"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_in_each_variant_an_update_touches_only_its_own_network(name):
+    models, settings = variant(name)
+    losses.clip_weights(models[0].trainable_variables, 0.3)  # the limit of one variant
+    optimizers = [keras.optimizers.SGD(0.1) for _ in models]
+    own = {"d_optimizer": optimizers[0], "g_optimizer": optimizers[1]}
+    train_step = regularized(*models, **own, **settings)
+    number = itertools.count()
+    for d_rate, g_rate in ((0.1, 0.0), (0.0, 0.1), (0.0, 0.0)):
+        for optimizer, rate in zip(optimizers, (d_rate, g_rate), strict=True):
+            optimizer.learning_rate.assign(rate)
+        before = [[v.numpy() for v in model.trainable_variables] for model in models]
+        for n in itertools.islice(number, 2):
+            values = floats(train_step(points(n), step_at(n)))
+            assert all(math.isfinite(x) for x in values.values())
+        for model, old, rate in zip(models, before, (d_rate, g_rate), strict=True):
+            if rate:
+                assert min(moves(model, old)) > 1e-6
+            else:
+                assert_equal([v.numpy() for v in model.trainable_variables], old)
+    assert train_step.experimental_get_tracing_count() == 1
+
+
+def test_several_updates_of_d_are_plain_steps_of_the_parts():
+    """Plain steps in which G stands still, but for the last; the noise is that of 3 step + i."""
+    ends, d_steps = [], 3
+    for plain in (False, True):
+        keras.utils.set_random_seed(1)
+        models = point_pair()
+        optimizers = [keras.optimizers.SGD(0.2, momentum=0.5), keras.optimizers.SGD(0.3)]
+        own = {"d_optimizer": optimizers[0], "g_optimizer": optimizers[1]}
+        make = make_step if plain else functools.partial(regularized, d_steps=d_steps)
+        train_step, reports = make(*models, **own), []
+        for number in (0, 1, 4):
+            real = points(number)
+            if not plain:
+                reports.append(floats(train_step(real, step_at(number))))
+                continue
+            for i in range(d_steps):
+                optimizers[1].learning_rate.assign(0.3 if i == d_steps - 1 else 0.0)
+                values = train_step(real[4 * i : 4 * i + 4], step_at(d_steps * number + i))
+            reports.append(floats(values))
+        assert int(optimizers[0].iterations) == 9
+        assert int(optimizers[1].iterations) == (9 if plain else 3)
+        ends.append((reports, [x for model in models for x in weights(model)]))
+    for report, right in zip(ends[0][0], ends[1][0], strict=True):
+        assert report == pytest.approx(right, rel=1e-5)
+    assert_close(ends[0][1], ends[1][1])
+
+
+def test_terms_see_the_part_the_fake_and_the_number_of_their_update():
+    models, d_steps, number = point_pair(), 3, 5
+    log = tf.Variable(tf.zeros((2, d_steps, 2)))
+
+    def watch(row):
+        def term(real, fake, step):
+            assert real.shape == (4, 2)
+            seen = tf.stack([tf.reduce_sum(real), tf.reduce_sum(fake)])
+            log[row, step - d_steps * number].assign(seen)
+            return 0.0
+
+        return term
+
+    train_step = regularized(
+        *models, 0.0, 0.0, d_terms=[watch(0)], g_terms=[watch(1)], d_steps=d_steps
+    )
+    train_step(points(), step_at(number))
+    for i in range(d_steps):
+        z = latents.sample_latents(4, LATENT_DIM, seed=5, step=15 + i)
+        right = [points().numpy()[4 * i : 4 * i + 4].sum(), models[1](z).numpy().sum()]
+        for row in range(2):
+            np.testing.assert_allclose(log[row, i], right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_d_is_constrained_after_each_of_its_updates(clipped):
+    (discriminator, generator), limit = point_pair(), 0.05
+    log = tf.Variable(tf.zeros(6))
+
+    def largest():
+        return tf.reduce_max([tf.reduce_max(tf.abs(v)) for v in discriminator.trainable_variables])
+
+    def watch(real, fake, step):
+        log[step].assign(largest())
+        return 0.0
+
+    clip = {"constrain": lambda variables: losses.clip_weights(variables, limit)}
+    train_step = regularized(
+        discriminator,
+        generator,
+        1.0,
+        objective=losses.wasserstein,
+        d_terms=[watch],
+        d_steps=3,
+        **clip if clipped else {},
+    )
+    for number in range(2):
+        train_step(points(number), step_at(number))
+    sizes = np.array([*log.numpy(), largest()])
+    assert np.isfinite(sizes).all() and sizes[0] > limit  # as D was built
+    if clipped:
+        np.testing.assert_allclose(sizes[1:], limit, rtol=1e-6)
+    else:
+        assert sizes[1:].min() > 2 * limit
+    assert max(np.abs(w).max() for w in weights(generator)) > 2 * limit  # G is not constrained
+
+
+def test_impossible_numbers_of_updates_are_refused():
+    models = point_pair()
+    for d_steps in (0, -1):
+        with pytest.raises(ValueError, match=f"d_steps={d_steps} must be at least 1"):
+            regularized(*models, d_steps=d_steps)
+    before = [x for model in models for x in weights(model)]
+    train_step = regularized(*models, d_steps=5)
+    with pytest.raises(ValueError, match="divi.* 5.*12"):
+        train_step(points(), step_at(0))
+    assert_equal([x for model in models for x in weights(model)], before)
+
+
+# Many steps as one program, real samples drawn inside.
+
+
+def wave(count, size, seed, step):
+    """Latents or samples that spread over the plane and owe nothing to random numbers."""
+    angles = tf.range(count * size, dtype=tf.float32) + 0.7 * tf.cast(step, tf.float32) + seed
+    return tf.reshape(1.5 * tf.sin(angles * angles / 5), (count, size))
+
+
+class DrawnRun:
+    """Every remedy that fits into one step at once, Adam, an average of G; and what it changes."""
+
+    def __init__(self, draw, start=0):
+        keras.utils.set_random_seed(1)
+        self.models = point_pair(
+            {
+                "first": lambda x: our_layers.Pack(2)(x),
+                "dense": lambda units: our_layers.SpectralNormalization(layers.Dense(units)),
+                "last": lambda x: our_layers.MinibatchDiscrimination(3, 2)(x),
+            },
+            VARIANTS["virtual batch norm"]["g"],
+        )
+        d, g = self.models
+        average = point_pair(g=VARIANTS["virtual batch norm"]["g"])[1]
+        average.set_weights(g.get_weights())
+        optimizers = [keras.optimizers.Adam(1e-2, beta_1=0.5) for _ in range(2)]
+        histories = [losses.HistoricalAverage(x.trainable_variables) for x in self.models]
+        self.train_step = training.with_average(
+            regularized(
+                d,
+                g,
+                d_optimizer=optimizers[0],
+                g_optimizer=optimizers[1],
+                d_terms=[
+                    lambda real, fake, step: losses.r1_penalty(d, real),
+                    lambda real, fake, step: histories[0](step),
+                ],
+                g_terms=[
+                    lambda real, fake, step: histories[1](step),
+                    lambda real, fake, step: losses.feature_matching(d, real, fake),
+                ],
+                d_steps=2,
+                constrain=functools.partial(losses.clip_weights, limit=0.4),
+            ),
+            g,
+            average,
+        )
+        self.draw, self.step, self.traces = draw, step_at(start), 0
+        self.owners = [*self.models, average, *optimizers]
+        self.means = [mean for history in histories for mean in history.means]
+
+    def count_draw(self, step):
+        self.traces += 1
+        return self.draw(step)
+
+    def loop(self):
+        return training.make_drawn_loop(self.train_step, self.count_draw, step=self.step)
+
+    def one_by_one(self, count, jit_compile):
+        """The same steps from Python, each compiled by itself."""
+
+        @tf.function(jit_compile=jit_compile)
+        def one(number):
+            return self.train_step(self.draw(number), number)
+
+        values = []
+        for _ in range(count):
+            values.append(floats(one(tf.identity(self.step))))
+            self.step.assign_add(1)
+        return {name: [row[name] for row in values] for name in values[0]}
+
+    def numbers(self):
+        variables = [v for owner in self.owners for v in owner.variables] + self.means
+        return [v.numpy() for v in variables]
+
+
+def ring(step):
+    return data.ring_of_gaussians(POINTS, seed=3, step=step)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Four steps in one call."""
+    run = DrawnRun(ring)
+    start = run.numbers()
+    values = run.loop()(4)
+    return values, run.numbers(), int(run.step), start
+
+
+def test_the_drawn_loop_takes_the_steps_that_python_would_take(drawn):
+    values, numbers, step, start = drawn
+    run = DrawnRun(ring)
+    assert_equal(run.numbers(), start)
+    expected = run.one_by_one(4, jit_compile=True)
+    assert list(values) == list(expected) == ["d_loss", "g_loss", "d_real", "d_fake"]
+    assert all(len(column) == 4 and type(x) is float for column in values.values() for x in column)
+    for name, column in values.items():
+        assert column == pytest.approx(expected[name], rel=1e-4, abs=1e-5)
+        assert len(set(column)) == 4
+    assert_close(numbers, run.numbers(), rtol=1e-4, atol=1e-5)
+    assert step == int(run.step) == 4
+    moved = [np.abs(x - y).max() for x, y in zip(numbers, start, strict=True) if x.ndim == 2]
+    assert min(moved) > 1e-3
+
+
+def test_two_calls_in_a_row_are_one_call_of_the_sum(drawn):
+    values, numbers, _, _ = drawn
+    run = DrawnRun(ring)
+    take = run.loop()
+    first = take(2)
+    assert int(run.step) == 2
+    traces = run.traces
+    second = take(2)
+    assert run.traces == traces  # nothing was traced again
+    assert {name: first[name] + second[name] for name in first} == values
+    assert_equal(run.numbers(), numbers)
+    assert int(run.step) == 4
+
+
+def test_the_drawn_loop_agrees_with_steps_that_xla_never_saw(monkeypatch):
+    """XLA has random numbers of its own, so neither latents nor samples may be random here."""
+    monkeypatch.setattr(training, "sample_latents", lambda n, dim, **key: wave(n, dim, **key))
+    looped, plain = (DrawnRun(lambda step: wave(POINTS, 2, 1, step), start=3) for _ in range(2))
+    values = looped.loop()(3)
+    expected = plain.one_by_one(3, jit_compile=False)
+    for name, column in values.items():
+        assert column == pytest.approx(expected[name], rel=1e-3, abs=1e-4)
+    assert_close(looped.numbers(), plain.numbers(), rtol=1e-3, atol=1e-4)
+    assert int(looped.step) == int(plain.step) == 6
+
+
+def test_a_resumed_counter_draws_the_samples_of_its_steps():
+    step, total = step_at(5), tf.Variable(0.0)
+
+    def train_step(real, number):
+        total.assign_add(tf.reduce_sum(real))
+        return {"real": real[1, 0], "number": number, "total": total.read_value()}
+
+    take = training.make_drawn_loop(
+        train_step, lambda now: tf.fill((3, 2), 10.0 * tf.cast(now, tf.float32)), step=step
+    )
+    assert take(3) == {"real": [50, 60, 70], "number": [5, 6, 7], "total": [300, 660, 1080]}
+    assert take(1) == {"real": [80], "number": [8], "total": [1560]}
+    assert int(step) == 9 and type(take(1)["number"][0]) is float
+    step.assign(0)
+    assert take(3)["real"] == [0, 10, 20]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_broken_value_stops_the_drawn_loop_at_its_step(value):
+    step, weight = step_at(0), tf.Variable(0.0)
+
+    def train_step(real, number):
+        weight.assign_add(1.0)
+        broken = tf.where(number == 6, value, 1.0)  # while 6 steps are done: step 7
+        return {"d_loss": tf.cast(number, tf.float32), "g_loss": broken}
+
+    take = training.make_drawn_loop(train_step, lambda now: tf.zeros((2, 2)), step=step)
+    assert take(4) == {"d_loss": [0, 1, 2, 3], "g_loss": [1] * 4}
+    with pytest.raises(FloatingPointError, match=rf"step 7: .*'g_loss': {value}\}}"):
+        take(5)
+    assert (int(step), float(weight)) == (6, 7.0)  # the broken step itself was taken
+    step.assign(7)
+    assert take(4)["d_loss"] == [7, 8, 9, 10]  # the loop is still good

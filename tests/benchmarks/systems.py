@@ -19,6 +19,7 @@ from keras import layers
 
 from ganutils import losses, networks, training
 from ganutils.latents import sample_latents
+from ganutils.layers import SpectralNormalization
 
 MNIST = (28, 28, 1)
 
@@ -363,7 +364,92 @@ TRIED = {
         d={"kernel_initializer": "he_normal"},
     ),
 }
-ALL = SYSTEMS | STEPS | TRIED
+
+
+# The course's DCGAN with other losses; networks, optimizers, averaging and precision stay.
+
+
+def spectral_discriminator():
+    """The course's discriminator, every kernel divided by its largest singular value."""
+
+    def rebuilt(layer):
+        copy = type(layer).from_config(layer.get_config())
+        return SpectralNormalization(copy) if hasattr(layer, "kernel") else copy
+
+    return keras.models.clone_model(COURSE.make_discriminator(), clone_function=rebuilt)
+
+
+def make_penalized_step(discriminator, generator, *, seed, penalty=None, **settings):
+    """Make a step of `training.make_regularized_step`, with a penalty of D perhaps.
+
+    Args:
+        discriminator, generator, seed: as for `training.make_train_step`.
+        penalty: function (discriminator, real, fake, *, seed, step) -> scalar, weight included,
+            which is added to D's loss; None for none.
+        settings: further arguments of `training.make_regularized_step`.
+
+    Returns:
+        `tf.function` as that of `training.make_train_step`.
+    """
+
+    def term(real, fake, step):
+        return penalty(discriminator, real, fake, seed=seed, step=step)
+
+    d_terms = [term] if penalty else []
+    return training.make_regularized_step(
+        discriminator, generator, seed=seed, d_terms=d_terms, **settings
+    )
+
+
+def gradient_penalty(weight):
+    return lambda critic, real, fake, **draw: (
+        weight * losses.gradient_penalty(critic, real, fake, **draw)
+    )
+
+
+def r1_penalty(weight):
+    return lambda discriminator, real, fake, **draw: weight * losses.r1_penalty(discriminator, real)
+
+
+def with_loss(title, objective, *, d_steps=1, make_discriminator=COURSE.make_discriminator, **more):
+    """The course's DCGAN with another loss; every update of D sees as many images as before.
+
+    Args:
+        title: for tables.
+        objective: pair of losses.
+        d_steps: updates of D for each of G.
+        make_discriminator: as in `System`.
+        more: arguments of `make_penalized_step`.
+    """
+    return COURSE._replace(
+        title=title,
+        make_discriminator=make_discriminator,
+        make_step=partial(make_penalized_step, objective=objective, d_steps=d_steps, **more),
+        batch_size=d_steps * COURSE.batch_size,
+    )
+
+
+CLIP = 0.01  # limit of the clipped critic's weights
+
+LOSSES = {
+    "loss-minimax": with_loss("minimax", losses.minimax),
+    "loss-nonsat": with_loss("non-saturating", losses.non_saturating),
+    "loss-squares": with_loss("least squares", losses.least_squares),
+    "loss-hinge": with_loss("hinge", losses.hinge),
+    "loss-spectral": with_loss(
+        "hinge, spectral norm", losses.hinge, make_discriminator=spectral_discriminator
+    ),
+    "loss-clipping": with_loss(
+        "Wasserstein, clipping",
+        losses.wasserstein,
+        constrain=partial(losses.clip_weights, limit=CLIP),
+    ),
+    "loss-penalty": with_loss(
+        "Wasserstein, penalty", losses.wasserstein, penalty=gradient_penalty(10.0)
+    ),
+    "loss-r1": with_loss("non-saturating, R1", losses.non_saturating, penalty=r1_penalty(0.1)),
+}
+ALL = SYSTEMS | STEPS | TRIED | LOSSES
 
 
 class Run(NamedTuple):

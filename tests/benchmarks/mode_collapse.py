@@ -1,0 +1,329 @@
+"""Which remedy does what? Every one on a ring and a grid of Gaussians, over seeds, in one table.
+
+    python tests/benchmarks/mode_collapse.py [--seeds 10] [--updates 20000] [--jobs 2] [--save]
+
+Worlds, scores and published rows are those of Lin et al. 2018 (arXiv 1712.04086). The networks,
+optimizers and number of updates are the same for all methods, so that a row differs from the plain
+GAN's in what its title says: both networks have three hidden layers of 64 units; Adam's step size
+falls from 2e-3 to 0 in a straight line; the samples, 2,500 of them, come from the averaged
+generator. A method with several updates of D a step
+takes so many fewer steps.
+--save writes notebooks/assets/results/mode_collapse.json.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import time_to_quality  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from ganutils import data, layers, losses, metrics, networks, training
+from ganutils.latents import sample_latents
+
+SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "mode_collapse.json"
+BATCH, LATENT_DIM, RATE, SAMPLES = 128, 2, 2e-3, 2500
+REFERENCE = 64  # latents in the reference batch of virtual batch normalization
+HISTORY = 0.001  # weight of historical averaging
+PARTS = 10  # of a run; coverage is measured after each
+
+
+class World(NamedTuple):
+    """Where real points come from. draw: as `data.ring_of_gaussians`; modes: the centers."""
+
+    draw: Callable
+    modes: np.ndarray
+    deviation: float
+
+
+WORLDS = {
+    "ring": World(data.ring_of_gaussians, data.ring_modes(), 0.01),
+    "grid": World(data.grid_of_gaussians, data.grid_modes(), 0.05),
+}
+
+# The published rows: modes and share of high quality in percent, with standard errors of the modes.
+PUBLISHED = {
+    "GAN": {"ring": (6.3, 0.5, 98.2), "grid": (17.3, 0.8, 94.8)},
+    "ALI": {"ring": (6.6, 0.3, 97.6), "grid": (24.1, 0.4, 95.7)},
+    "PacGAN2": {"ring": (7.9, 0.1, 95.6), "grid": (23.8, 0.7, 91.3)},
+    "PacGAN4": {"ring": (7.8, 0.1, 95.9), "grid": (24.8, 0.2, 93.6)},
+}
+
+
+def no_terms(discriminator, generator, seed):
+    return ()
+
+
+class Method(NamedTuple):
+    """What differs from the plain GAN.
+
+    discriminator, generator: arguments of `networks.point_network`. d_terms, g_terms: functions
+    (discriminator, generator, seed) -> terms of `training.make_regularized_step`. falling: whether
+    the step size falls to 0. The rest are arguments of `training.make_regularized_step`.
+    """
+
+    title: str
+    objective: tuple = losses.non_saturating
+    discriminator: dict = {}
+    generator: dict = {}
+    d_terms: Callable = no_terms
+    g_terms: Callable = no_terms
+    d_steps: int = 1
+    constrain: Callable | None = None
+    falling: bool = True
+
+
+def no_loss(fake_logits):
+    """Feature matching replaces G's loss, so nothing is left of the objective's."""
+    return 0.0 * tf.reduce_sum(fake_logits)
+
+
+def match_features(discriminator, generator, seed):
+    hidden = keras.Model(discriminator.input, discriminator.layers[-2].output)
+    return [lambda real, fake, step: losses.feature_matching(hidden, real, fake)]
+
+
+def average_history(network_of, weight):
+    def terms(discriminator, generator, seed):
+        history = losses.HistoricalAverage(network_of(discriminator, generator).trainable_variables)
+        return [lambda real, fake, step: weight * history(step)]
+
+    return terms
+
+
+def r1(weight):
+    def terms(discriminator, generator, seed):
+        return [lambda real, fake, step: weight * losses.r1_penalty(discriminator, real)]
+
+    return terms
+
+
+def penalty(weight):
+    def terms(discriminator, generator, seed):
+        return [
+            lambda real, fake, step: (
+                weight * losses.gradient_penalty(discriminator, real, fake, seed=seed, step=step)
+            )
+        ]
+
+    return terms
+
+
+def bn_relu(x):
+    return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+
+
+def virtual_bn_relu(x):
+    return keras.layers.ReLU()(layers.VirtualBatchNormalization(REFERENCE)(x))
+
+
+def with_reference(z):
+    latents = sample_latents(REFERENCE, LATENT_DIM, seed=12345, step=0)
+    return layers.WithReference(latents.numpy())(z)
+
+
+def spectral_dense(units):
+    return layers.SpectralNormalization(keras.layers.Dense(units))
+
+
+METHODS = {
+    "plain": Method("plain GAN"),
+    "constant": Method("constant step size", falling=False),
+    "smoothing": Method(
+        "one-sided smoothing",
+        objective=(losses.smoothed_discriminator_loss, losses.generator_loss),
+    ),
+    "matching": Method(
+        "feature matching",
+        objective=(losses.discriminator_loss, no_loss),
+        g_terms=match_features,
+    ),
+    "minibatch": Method(
+        "minibatch discrimination",
+        discriminator={"last": lambda x: layers.MinibatchDiscrimination(8, 2)(x)},
+    ),
+    "history": Method(
+        "historical averaging",
+        d_terms=average_history(lambda discriminator, generator: discriminator, HISTORY),
+        g_terms=average_history(lambda discriminator, generator: generator, HISTORY),
+    ),
+    "norm": Method("batch norm in G", generator={"after_dense": bn_relu}),
+    "virtual": Method(
+        "virtual batch norm in G",
+        generator={
+            "first": with_reference,
+            "after_dense": virtual_bn_relu,
+            "last": lambda x: layers.DropReference(REFERENCE)(x),
+        },
+    ),
+    "pack2": Method("packing, 2", discriminator={"first": lambda x: layers.Pack(2)(x)}),
+    "pack4": Method("packing, 4", discriminator={"first": lambda x: layers.Pack(4)(x)}),
+    "squares": Method("least squares", objective=losses.least_squares),
+    "spectral": Method(
+        "hinge, spectral norm",
+        objective=losses.hinge,
+        discriminator={"dense": spectral_dense},
+        d_steps=5,
+    ),
+    "clipping": Method(
+        "Wasserstein, clipping",
+        objective=losses.wasserstein,
+        d_steps=5,
+        constrain=functools.partial(losses.clip_weights, limit=0.5),
+    ),
+    "penalty": Method(
+        "Wasserstein, penalty", objective=losses.wasserstein, d_terms=penalty(0.1), d_steps=5
+    ),
+    "r1": Method("R1 penalty", d_terms=r1(0.3)),
+}
+
+
+def make_adam(method, updates):
+    rate = keras.optimizers.schedules.PolynomialDecay(RATE, updates, 0.0)
+    return keras.optimizers.Adam(rate if method.falling else RATE, beta_1=0.5, beta_2=0.99)
+
+
+def run(method, world, *, seed, updates):
+    """Train one method from nothing and measure its coverage along the way.
+
+    Args:
+        method: `Method`.
+        world: `World`.
+        seed: of everything random.
+        updates: of D, a multiple of PARTS * method.d_steps.
+
+    Returns:
+        Dict: "coverage", a list of `metrics.mode_coverage` after each part of the run; "seconds".
+    """
+    began = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    steps, size = updates // method.d_steps, world.modes.shape[1]
+    discriminator = networks.point_network(size, 1, **method.discriminator)
+    generator = networks.point_network(LATENT_DIM, size, **method.generator)
+    average = keras.models.clone_model(generator)
+    average.set_weights(generator.get_weights())
+    train_step = training.make_regularized_step(
+        discriminator,
+        generator,
+        d_optimizer=make_adam(method, updates),
+        g_optimizer=make_adam(method, steps),
+        objective=method.objective,
+        latent_dim=LATENT_DIM,
+        seed=seed,
+        d_terms=method.d_terms(discriminator, generator, seed),
+        g_terms=method.g_terms(discriminator, generator, seed),
+        d_steps=method.d_steps,
+        constrain=method.constrain,
+    )
+    take = training.make_drawn_loop(
+        training.with_average(train_step, generator, average),
+        lambda now: world.draw(BATCH * method.d_steps, seed=seed, step=now),
+        step=tf.Variable(0, dtype=tf.int64),
+    )
+    z, coverage = sample_latents(SAMPLES, LATENT_DIM, seed=seed, step=-1), []
+    for _ in range(PARTS):
+        take(steps // PARTS)
+        samples = average(z, training=False).numpy()
+        coverage.append(metrics.mode_coverage(samples, world.modes, deviation=world.deviation))
+    return {"coverage": coverage, "seconds": time.perf_counter() - began}
+
+
+def make_row(task):
+    """A task (method, world, seed, updates) as a row for the table; in a process of its own."""
+    method, world, seed, updates = task
+    result = run(METHODS[method], WORLDS[world], seed=seed, updates=updates)
+    return {
+        "method": method,
+        "title": METHODS[method].title,
+        "world": world,
+        "seed": seed,
+        "updates": updates,
+        "seconds": result["seconds"],
+        **result["coverage"][-1],
+        "modes_along": [part["modes"] for part in result["coverage"]],
+    }
+
+
+def mean_and_error(values):
+    """Mean and its standard error; the error of one value alone is 0."""
+    values = np.asarray(values, float)
+    return values.mean(), values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def table(rows):
+    """Text: modes and share of high quality, mean +- standard error over the seeds; the worst."""
+    lines = [f"{'':26}" + "".join(f"{world:>9} modes{'worst':>7}{'HQ %':>14}" for world in WORLDS)]
+    for title in dict.fromkeys(row["title"] for row in rows):
+        line = f"{title:26}"
+        for world in WORLDS:
+            own = [row for row in rows if (row["title"], row["world"]) == (title, world)]
+            if not own:
+                line += " " * 36
+                continue
+            mean, error = mean_and_error([row["modes"] for row in own])
+            quality, deviation = mean_and_error([100 * row["high_quality"] for row in own])
+            worst = min(row["modes"] for row in own)
+            line += f"{mean:9.1f} +-{error:3.1f}{worst:7}{quality:9.1f} +-{deviation:4.1f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def chosen(text):
+    names = text.split(",")
+    if unknown := set(names) - set(METHODS):
+        raise argparse.ArgumentTypeError(f"unknown {unknown}; there are {', '.join(METHODS)}")
+    return names
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, number = parser.add_argument, time_to_quality.whole_number
+    add("--seeds", type=number(1, 1000), default=10, help="seeds 0, 1, ...")
+    add("--updates", type=number(50, 10**7), default=20_000, help="of D; a multiple of 50")
+    add("--methods", type=chosen, default=list(METHODS), help="plain,r1,...")
+    add("--jobs", type=number(1, 256), default=os.cpu_count(), help="processes side by side")
+    add("--save", action="store_true", help=f"write {SAVED.name}")
+    options = parser.parse_args(arguments)
+    if options.updates % 50:
+        parser.error(f"--updates {options.updates} is no multiple of 50")
+    tasks = [
+        (method, world, seed, options.updates)
+        for seed in range(options.seeds)
+        for method in options.methods
+        for world in WORLDS
+    ]
+    # One thread each: networks as small as these do not share a step among cores.
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=20) as pool:
+        for row in tqdm(pool.imap(make_row, tasks), total=len(tasks), unit="run", disable=None):
+            rows.append(row)
+    print(table(rows))
+    if options.save:
+        SAVED.parent.mkdir(parents=True, exist_ok=True)
+        result = {
+            "date": date.today().isoformat(),
+            "command": time_to_quality.command(__file__, arguments),
+            **time_to_quality.about(),
+            "published": PUBLISHED,
+            "rows": rows,
+        }
+        time_to_quality.write_json(SAVED, result)
+        print(f"{len(rows)} rows in {SAVED.name}")
+
+
+if __name__ == "__main__":
+    main()
