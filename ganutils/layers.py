@@ -274,11 +274,10 @@ class VirtualBatchNormalization(layers.Layer):
         self.beta = self.add_weight(input_shape[-1:], "zeros", autocast=False, name="beta")
 
     def call(self, inputs):
-        count, rows = self.reference_count, inputs.shape[0]
-        if rows is not None and rows < count:
+        if (rows := inputs.shape[0]) is not None and rows < (count := self.reference_count):
             raise ValueError(f"The batch has {rows} rows, fewer than the {count} of reference.")
         x = tf.cast(inputs, self.variable_dtype)
-        mean, variance = virtual_moments(x, count)
+        mean, variance = virtual_moments(x, self.reference_count)
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast((x - mean) * scale + self.beta, inputs.dtype)
 

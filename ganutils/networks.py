@@ -84,6 +84,8 @@ def point_network(
 ):
     """Fully connected network on points of a line or a plane: a toy generator or discriminator.
 
+    All its layers, the last one too, follow the dtype policy.
+
     Args:
         inputs: dimensions of a point (or of a latent).
         outputs: dimensions of the result; 1 for a logit or a score.

@@ -239,7 +239,7 @@ def make_losses(discriminator, generator, *, objective, latent_dim, seed, d_term
 def make_regularized_step(
     discriminator, generator, *, d_optimizer, g_optimizer, seed, d_steps=1, constrain=None, **game
 ):
-    """Make a training step whose losses may have further terms, and whose D may learn more often.
+    """Make a training step with more terms in its losses, or more updates of D than of G.
 
     Without terms and with d_steps=1 it is the step of `make_train_step`, bit for bit. The last of
     D's updates shares its fake samples with G's, and both gradients are taken before either update.
@@ -331,7 +331,8 @@ def make_drawn_loop(train_step, draw, *, step):
         end = int(step) + count
         rows = loop(tf.constant(count)).numpy()
         if (now := int(step)) < end:
-            bad = dict(zip(names, rows[now - end].tolist(), strict=True))
+            row = dict(zip(names, rows[now - end].tolist(), strict=True))
+            bad = {name: x for name, x in row.items() if not math.isfinite(x)}
             raise FloatingPointError(f"Training stopped at step {now + 1}: {bad} is not finite.")
         return dict(zip(names, rows.T.tolist(), strict=True))
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import compare_systems
 import keras
+import mode_collapse
 import numpy as np
 import profile_step
 import pytest
@@ -286,6 +287,9 @@ def test_the_losses_differ_in_nothing_else():
         if name == "loss-spectral":
             own["make_discriminator"] = systems.spectral_discriminator
         assert system == systems.SYSTEMS["course"]._replace(**own)
+    assert systems.with_loss("5 updates of D", losses.hinge, d_steps=5).batch_size == 320
+    text = ",".join(systems.LOSSES)
+    assert compare_systems.chosen_systems(text) == list(systems.LOSSES)
 
 
 @pytest.mark.parametrize("name", systems.LOSSES)
@@ -323,7 +327,7 @@ SLOPES = {
     "loss-spectral": (MARGIN, lambda d: 0),
     "loss-clipping": (MEANS, lambda d: 0),
     "loss-penalty": (MEANS, lambda d: 10 * 2 * (d - 1)),
-    "loss-r1": (ENTROPY, lambda d: 0.1 * d),
+    "loss-r1": (ENTROPY, lambda d: systems.R1_WEIGHT * d),
 }
 
 
@@ -714,3 +718,57 @@ def test_the_operations_of_a_forward_pass_are_those_that_tensorflow_counts(name)
         options["output"] = "none"
         counted = tf.compat.v1.profiler.profile(graph.graph, options=options).total_float_ops
         assert ours <= counted <= 1.05 * ours  # activations and biases are left out of ours
+
+
+# mode_collapse.py
+
+
+def made_up_rows():
+    """Two methods, two seeds, both worlds; the first method covers 3 and 5 modes of the ring."""
+    modes = {("plain GAN", "ring"): (3, 5), ("plain GAN", "grid"): (20, 20)}
+    modes |= {("R1 penalty", "ring"): (8, 8), ("R1 penalty", "grid"): (25, 24)}
+    return [
+        {"title": title, "world": world, "seed": seed, "modes": count, "high_quality": 0.97}
+        for (title, world), counts in modes.items()
+        for seed, count in enumerate(counts)
+    ]
+
+
+def test_the_table_of_modes_shows_mean_error_and_worst():
+    lines = mode_collapse.table(made_up_rows()).splitlines()
+    assert lines[1].split() == [
+        *("plain", "GAN", "4.0", "+-1.0", "3", "97.0", "+-", "0.0"),
+        *("20.0", "+-0.0", "20", "97.0", "+-", "0.0"),
+    ]
+    assert lines[2].split()[2:5] == ["8.0", "+-0.0", "8"]
+    assert lines[2].split()[7:10] == ["24.5", "+-0.5", "24"]
+    assert mode_collapse.mean_and_error([7]) == (7, 0)
+
+
+@pytest.mark.parametrize("name", ["plain", "clipping"])
+def test_a_run_on_the_ring_repeats_and_depends_on_its_seed(name):
+    method, world = mode_collapse.METHODS[name], mode_collapse.WORLDS["ring"]
+    one, same, other = (
+        mode_collapse.run(method, world, seed=seed, updates=100)["coverage"] for seed in (1, 1, 2)
+    )
+    assert len(one) == mode_collapse.PARTS
+    assert one == same
+    assert one != other
+
+
+def test_every_method_differs_from_the_plain_one_in_something():
+    plain = mode_collapse.METHODS["plain"]
+    changed = {
+        name: [k for k, v in method._asdict().items() if v != getattr(plain, k)]
+        for name, method in mode_collapse.METHODS.items()
+    }
+    assert changed.pop("plain") == []
+    assert all(set(fields) > {"title"} for fields in changed.values()), changed
+
+
+def test_updates_that_do_not_divide_are_refused(capsys):
+    for arguments in (["--updates", "120"], ["--methods", "plain,none"]):
+        with pytest.raises(SystemExit):
+            mode_collapse.main(arguments)
+    told = capsys.readouterr().err
+    assert "no multiple of 50" in told and "unknown {'none'}" in told

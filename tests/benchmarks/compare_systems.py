@@ -6,7 +6,10 @@ trains every system with every seed for that long on MNIST, one after the other,
 of its own (`time_to_quality.py`), scores 10,000 samples of each, and stores the rows as JSON with
 the floor (the scores of real training images) beside them, and the first 24 samples of seed 0,
 unselected, as `.npz` of the same name (uint8, 24 x 28 x 28 a system). Let nothing else run
-meanwhile.
+meanwhile. --systems compares others of `systems.ALL`, such as the course's DCGAN under two losses:
+
+    python tests/benchmarks/compare_systems.py --systems loss-nonsat,loss-hinge --seconds 45 \\
+        --out notebooks/assets/results/compare_losses.json
 
 A finished row is kept in --work. Called again, an interrupted comparison goes on after it; rows
 of other settings, code, machine or versions are made anew.

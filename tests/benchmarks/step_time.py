@@ -9,7 +9,9 @@ Batch size, optimizer and process are the same, and the networks compute the sam
 have the course's fused batch normalization. Blocks of steps alternate; a time is the median over
 the blocks of one loop, a ratio the median of ratios of neighboring blocks, so that a machine that
 is busy for a while slows both sides. The cost of data and history is that of our loop over the bare
-step on one constant batch. --save writes notebooks/assets/results/step_time.json.
+step on one constant batch. On the toy, a ring of Gaussians with the networks of notebook 7, "drawn"
+is `training.make_drawn_loop`: steps and data as one program. --save writes
+notebooks/assets/results/step_time.json.
 """
 
 import argparse
@@ -29,7 +31,7 @@ import systems
 import tensorflow as tf
 import time_to_quality
 
-from ganutils import data, figures, latents, losses, training
+from ganutils import data, figures, latents, losses, networks, training
 from ganutils.layers import FusedBatchNormalization
 
 SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "step_time.json"
@@ -44,19 +46,12 @@ def images():
 
 
 def ring():
-    """Eight Gaussians of deviation 0.02 on the unit circle: (POINTS, 2)."""
-    rng = np.random.default_rng(1)
-    angle = 2 * math.pi * rng.integers(8, size=POINTS) / 8
-    centers = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (centers + 0.02 * rng.normal(size=(POINTS, 2))).astype(np.float32)
+    return data.ring_of_gaussians(POINTS, seed=1, step=0).numpy()
 
 
-def toy_mlp(inputs, outputs):
-    """Two hidden layers of 64, as in notebook 1."""
-    point = keras.Input((inputs,))
-    x = keras.layers.Dense(64, activation="relu")(point)
-    x = keras.layers.Dense(64, activation="relu")(x)
-    return keras.Model(point, keras.layers.Dense(outputs, dtype="float32")(x))
+def toy_players():
+    """The networks of notebook 7."""
+    return networks.point_network(2, 1), networks.point_network(2, 2)
 
 
 def fused_bn_leaky(x):
@@ -88,8 +83,8 @@ SYSTEMS = {
         "batch_size": 128,
         "latent_dim": 2,
         "make_optimizer": partial(systems.adam, 1e-3, beta_1=0.5),
-        "networks": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
-        "ours": lambda: (toy_mlp(2, 1), toy_mlp(2, 2)),
+        "networks": toy_players,
+        "ours": toy_players,
         "block": 200,
         "per_call": 100,
         "every": 1000,
@@ -175,6 +170,23 @@ def our_loop(system, real):
         for _ in range(steps // per_call):
             for name, values in take(per_call).items():
                 history.setdefault(name, []).extend(values)
+
+    return run
+
+
+def drawn_loop(system):
+    """The loop of the toy notebooks: one program, points drawn inside it."""
+    train_step, _ = our_step(system)
+    step, history = tf.Variable(0, dtype=tf.int64), {}
+
+    def draw(now):
+        return data.ring_of_gaussians(system["batch_size"], seed=1, step=now)
+
+    take = training.make_drawn_loop(train_step, draw, step=step)
+
+    def run(steps):
+        for name, values in take(steps).items():
+            history.setdefault(name, []).extend(values)
 
     return run
 
@@ -292,6 +304,8 @@ def measure(name, *, seconds, fast):
     loops["plain"] = plain_loop(system, real)
     loops["ours"] = our_loop(system, real)
     loops["bare"] = bare_loop(system, real)
+    if name == "toy":
+        loops["drawn"] = drawn_loop(system)
     flops = step_flops(system)
     drawing = view_seconds(system) if name != "toy" else 0.0  # the toy has no images to draw
     if fast:
