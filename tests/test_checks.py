@@ -125,3 +125,30 @@ def test_integers():
     for value in (2.0, "2", None):
         with pytest.raises(TypeError, match="^k must be an integer"):
             checks.as_integer(value, "k", low=1, high=3)
+
+
+def test_positive_numbers():
+    for value in (3, np.float32(0.5), 1e-300):
+        number = checks.as_positive(value, "width")
+        assert number == value and type(number) is float
+    for value in (0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="^width must be above 0 and finite"):
+            checks.as_positive(value, "width")
+
+
+def test_samples_and_modes_pass_and_are_refused():
+    pair = {"samples": FEATURES[:, :2], "modes": FEATURES[:3, :2]}
+    checked = checks.as_samples_and_modes(**pair)
+    assert [x.dtype for x in checked] == [np.float64] * 2
+    assert all(map(np.array_equal, checked, pair.values()))
+    for name in pair:
+        for unfit, words in [
+            (np.ones((3, 2), int), "floats"),
+            (FEATURES[0], "shape"),
+            (FEATURES[:0, :2], "0 rows"),
+            (np.full((3, 2), np.nan), "NaN"),
+        ]:
+            with pytest.raises((TypeError, ValueError), match=f"^{name} .*{words}"):
+                checks.as_samples_and_modes(**pair | {name: unfit})
+    with pytest.raises(ValueError, match="samples have 2 dimensions, modes 3"):
+        checks.as_samples_and_modes(FEATURES[:, :2], FEATURES)

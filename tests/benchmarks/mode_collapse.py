@@ -8,11 +8,13 @@ GAN's in what its title says: both networks have three hidden layers of 64 units
 falls from 2e-3 to 0 in a straight line; the samples, 2,500 of them, come from the averaged
 generator. A method with several updates of D a step
 takes so many fewer steps.
---save writes notebooks/assets/results/mode_collapse.json.
+--save writes notebooks/assets/results/mode_collapse.json; with --methods it replaces the rows of
+these methods there and keeps the others.
 """
 
 import argparse
 import functools
+import json
 import multiprocessing
 import os
 import time
@@ -70,7 +72,8 @@ class Method(NamedTuple):
 
     discriminator, generator: arguments of `networks.point_network`. d_terms, g_terms: functions
     (discriminator, generator, seed) -> terms of `training.make_regularized_step`. falling: whether
-    the step size falls to 0. The rest are arguments of `training.make_regularized_step`.
+    the step size falls to 0. longer: times as many updates as the others have. The rest are
+    arguments of `training.make_regularized_step`.
     """
 
     title: str
@@ -82,6 +85,7 @@ class Method(NamedTuple):
     d_steps: int = 1
     constrain: Callable | None = None
     falling: bool = True
+    longer: int = 1
 
 
 def no_loss(fake_logits):
@@ -185,7 +189,8 @@ METHODS = {
     "penalty": Method(
         "Wasserstein, penalty", objective=losses.wasserstein, d_terms=penalty(0.1), d_steps=5
     ),
-    "r1": Method("R1 penalty", d_terms=r1(0.3)),
+    "r1": Method("R1 penalty", d_terms=r1(0.6)),
+    "r1-long": Method("R1 penalty, 2 x updates", d_terms=r1(0.6), longer=2),
 }
 
 
@@ -201,13 +206,14 @@ def run(method, world, *, seed, updates):
         method: `Method`.
         world: `World`.
         seed: of everything random.
-        updates: of D, a multiple of PARTS * method.d_steps.
+        updates: of D, a multiple of PARTS * method.d_steps; times method.longer.
 
     Returns:
         Dict: "coverage", a list of `metrics.mode_coverage` after each part of the run; "seconds".
     """
     began = time.perf_counter()
     keras.utils.set_random_seed(seed)
+    updates *= method.longer
     steps, size = updates // method.d_steps, world.modes.shape[1]
     discriminator = networks.point_network(size, 1, **method.discriminator)
     generator = networks.point_network(LATENT_DIM, size, **method.generator)
@@ -279,6 +285,24 @@ def table(rows):
     return "\n".join(lines)
 
 
+def save(rows, command):
+    """Write the rows, in the order of METHODS, with those that are stored of other methods."""
+    SAVED.parent.mkdir(parents=True, exist_ok=True)
+    made, stored = {row["method"] for row in rows}, {"rows": [], "commands": []}
+    if SAVED.exists():
+        stored = json.loads(SAVED.read_text())
+    kept = [row for row in stored["rows"] if row["method"] in set(METHODS) - made]
+    result = {
+        "date": date.today().isoformat(),
+        "commands": [*(stored["commands"] if kept else []), command],
+        **time_to_quality.about(),
+        "published": PUBLISHED,
+        "rows": sorted(kept + rows, key=lambda row: list(METHODS).index(row["method"])),
+    }
+    time_to_quality.write_json(SAVED, result)
+    print(f"{len(result['rows'])} rows in {SAVED.name}")
+
+
 def chosen(text):
     names = text.split(",")
     if unknown := set(names) - set(METHODS):
@@ -313,16 +337,7 @@ def main(arguments=None):
             rows.append(row)
     print(table(rows))
     if options.save:
-        SAVED.parent.mkdir(parents=True, exist_ok=True)
-        result = {
-            "date": date.today().isoformat(),
-            "command": time_to_quality.command(__file__, arguments),
-            **time_to_quality.about(),
-            "published": PUBLISHED,
-            "rows": rows,
-        }
-        time_to_quality.write_json(SAVED, result)
-        print(f"{len(rows)} rows in {SAVED.name}")
+        save(rows, time_to_quality.command(__file__, arguments))
 
 
 if __name__ == "__main__":
