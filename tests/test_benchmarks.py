@@ -367,6 +367,20 @@ def test_the_step_of_each_loss_by_hand(name):
     assert after == pytest.approx(g - rate * g_slope, 1e-5)
 
 
+def test_the_penalties_look_at_the_right_points():
+    def bowl(x, training):
+        """|x|^2 / 2, whose gradient at x is x."""
+        return tf.reduce_sum(x * x, axis=1, keepdims=True) / 2
+
+    draws = np.random.default_rng(4).normal(size=(2, 6, 3)).astype(np.float32)
+    real, fake = map(tf.constant, draws)
+    lengths = np.linalg.norm(draws[0], axis=1)
+    found = systems.r1_penalty(3.0)(bowl, real, fake, seed=1, step=2)
+    assert float(found) == pytest.approx(3 * np.mean(lengths**2) / 2, rel=1e-5)
+    found = systems.gradient_penalty(10.0)(bowl, real, real, seed=1, step=2)
+    assert float(found) == pytest.approx(10 * np.mean((lengths - 1) ** 2), rel=1e-5)
+
+
 def test_the_spectral_discriminator_is_the_course_s_with_kernels_of_norm_1():
     plain, spectral = systems.COURSE.make_discriminator(), systems.spectral_discriminator()
     weights = []
