@@ -34,7 +34,9 @@ def pair():
     return discriminator, networks.mlp_generator(LATENT_DIM, IMAGE_SHAPE, widths=(5,))
 
 
-def make_step(discriminator, generator, d_rate=0.1, g_rate=0.1, **changes):
+def make_step(
+    discriminator, generator, d_rate=0.1, g_rate=0.1, *, factory=training.make_train_step, **changes
+):
     settings = {
         "d_optimizer": keras.optimizers.SGD(d_rate),
         "g_optimizer": keras.optimizers.SGD(g_rate),
@@ -42,7 +44,7 @@ def make_step(discriminator, generator, d_rate=0.1, g_rate=0.1, **changes):
         "latent_dim": LATENT_DIM,
         "seed": 5,
     }
-    return training.make_train_step(discriminator, generator, **settings | changes)
+    return factory(discriminator, generator, **settings | changes)
 
 
 def weights(model):
@@ -589,15 +591,7 @@ def point_pair(d=None, g=None):
     return discriminator, networks.point_network(LATENT_DIM, 2, **{"widths": (5, 4)} | (g or {}))
 
 
-def regularized(discriminator, generator, d_rate=0.1, g_rate=0.1, **changes):
-    settings = {
-        "d_optimizer": keras.optimizers.SGD(d_rate),
-        "g_optimizer": keras.optimizers.SGD(g_rate),
-        "objective": losses.non_saturating,
-        "latent_dim": LATENT_DIM,
-        "seed": 5,
-    }
-    return training.make_regularized_step(discriminator, generator, **settings | changes)
+regularized = functools.partial(make_step, factory=training.make_regularized_step)
 
 
 def floats(values):

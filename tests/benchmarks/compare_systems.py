@@ -213,13 +213,12 @@ def main(arguments=None, **classifier_settings):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add, number = parser.add_argument, time_to_quality.whole_number
-    results = ROOT / "notebooks" / "assets" / "results"
     add("--seconds", type=time_to_quality.positive, default=100, help="training time of each")
     add("--seeds", type=number(1, 1000), default=3, help="seeds 0, 1, ...")
     add("--systems", type=chosen_systems, default=list(systems.SYSTEMS), help="S1,S5,...")
     add("--data", default="mnist", help="as for ganutils.data.load_images; 28x28, one channel")
     add("--count", type=number(1000, 10**6), default=time_to_quality.COUNT, help="samples of each")
-    add("--out", type=Path, default=results / "compare_systems.json")
+    add("--out", type=Path, default=time_to_quality.RESULTS / "compare_systems.json")
     add("--work", type=Path, default=ROOT / "notebooks" / "runs" / "compare_systems")
     options = parser.parse_args(arguments)
     if options.out.suffix != ".json":

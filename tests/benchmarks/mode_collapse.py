@@ -6,10 +6,9 @@ Worlds, scores and published rows are those of Lin et al. 2018 (arXiv 1712.04086
 optimizers and number of updates are the same for all methods, so that a row differs from the plain
 GAN's in what its title says: both networks have three hidden layers of 64 units; Adam's step size
 falls from 2e-3 to 0 in a straight line; the samples, 2,500 of them, come from the averaged
-generator. A method with several updates of D a step
-takes so many fewer steps.
---save writes notebooks/assets/results/mode_collapse.json; with --methods it replaces the rows of
-these methods there and keeps the others.
+generator. A method with several updates of D a step takes so many fewer steps. --save writes
+notebooks/assets/results/mode_collapse.json; with --methods it replaces the rows of these methods
+there and keeps the others.
 """
 
 import argparse
@@ -20,7 +19,6 @@ import os
 import time
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from typing import NamedTuple
 
 import time_to_quality  # first: it imports TensorFlow without its start-up messages
@@ -28,13 +26,14 @@ import time_to_quality  # first: it imports TensorFlow without its start-up mess
 # isort: split
 import keras
 import numpy as np
+import systems
 import tensorflow as tf
 from tqdm import tqdm
 
 from ganutils import data, layers, losses, metrics, networks, training
 from ganutils.latents import sample_latents
 
-SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "mode_collapse.json"
+SAVED = time_to_quality.RESULTS / "mode_collapse.json"
 BATCH, LATENT_DIM, RATE, SAMPLES = 128, 2, 2e-3, 2500
 REFERENCE = 64  # latents in the reference batch of virtual batch normalization
 HISTORY = 0.001  # weight of historical averaging
@@ -106,26 +105,13 @@ def average_history(network_of, weight):
     return terms
 
 
-def r1(weight):
+def penalized(penalty):
+    """penalty: as for `systems.make_penalized_step`."""
+
     def terms(discriminator, generator, seed):
-        return [lambda real, fake, step: weight * losses.r1_penalty(discriminator, real)]
+        return [systems.penalty_term(penalty, discriminator, seed)]
 
     return terms
-
-
-def penalty(weight):
-    def terms(discriminator, generator, seed):
-        return [
-            lambda real, fake, step: (
-                weight * losses.gradient_penalty(discriminator, real, fake, seed=seed, step=step)
-            )
-        ]
-
-    return terms
-
-
-def bn_relu(x):
-    return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
 
 def virtual_bn_relu(x):
@@ -162,7 +148,7 @@ METHODS = {
         d_terms=average_history(lambda discriminator, generator: discriminator, HISTORY),
         g_terms=average_history(lambda discriminator, generator: generator, HISTORY),
     ),
-    "norm": Method("batch norm in G", generator={"after_dense": bn_relu}),
+    "norm": Method("batch norm in G", generator={"after_dense": systems.plain_bn_relu}),
     "virtual": Method(
         "virtual batch norm in G",
         generator={
@@ -187,10 +173,15 @@ METHODS = {
         constrain=functools.partial(losses.clip_weights, limit=0.5),
     ),
     "penalty": Method(
-        "Wasserstein, penalty", objective=losses.wasserstein, d_terms=penalty(0.1), d_steps=5
+        "Wasserstein, penalty",
+        objective=losses.wasserstein,
+        d_terms=penalized(systems.gradient_penalty(0.1)),
+        d_steps=5,
     ),
-    "r1": Method("R1 penalty", d_terms=r1(0.6)),
-    "r1-long": Method("R1 penalty, 2 x updates", d_terms=r1(0.6), longer=2),
+    "r1": Method("R1 penalty", d_terms=penalized(systems.r1_penalty(0.6))),
+    "r1-long": Method(
+        "R1 penalty, 2 x updates", d_terms=penalized(systems.r1_penalty(0.6)), longer=2
+    ),
 }
 
 

@@ -25,7 +25,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from ganutils import latents
 
-SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "profile_step.json"
+SAVED = time_to_quality.RESULTS / "profile_step.json"
 VERSIONS = {
     "Keras' layers, float32": systems.ALL["average"],
     "Keras' layers, bfloat16": systems.ALL["bfloat16"],

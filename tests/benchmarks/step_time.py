@@ -19,7 +19,6 @@ import math
 import time
 from datetime import date
 from functools import partial
-from pathlib import Path
 
 from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
 
@@ -34,7 +33,7 @@ import time_to_quality
 from ganutils import data, figures, latents, losses, networks, training
 from ganutils.layers import FusedBatchNormalization
 
-SAVED = Path(__file__).parents[2] / "notebooks" / "assets" / "results" / "step_time.json"
+SAVED = time_to_quality.RESULTS / "step_time.json"
 POINTS = 20_000  # of the toy data
 
 

@@ -379,6 +379,11 @@ def spectral_discriminator():
     return keras.models.clone_model(COURSE.make_discriminator(), clone_function=rebuilt)
 
 
+def penalty_term(penalty, discriminator, seed):
+    """A penalty, as for `make_penalized_step`, as a term of `training.make_regularized_step`."""
+    return lambda real, fake, step: penalty(discriminator, real, fake, seed=seed, step=step)
+
+
 def make_penalized_step(discriminator, generator, *, seed, penalty=None, **settings):
     """Make a step of `training.make_regularized_step`, with a penalty of D perhaps.
 
@@ -391,11 +396,7 @@ def make_penalized_step(discriminator, generator, *, seed, penalty=None, **setti
     Returns:
         `tf.function` as that of `training.make_train_step`.
     """
-
-    def term(real, fake, step):
-        return penalty(discriminator, real, fake, seed=seed, step=step)
-
-    d_terms = [term] if penalty else []
+    d_terms = [penalty_term(penalty, discriminator, seed)] if penalty else []
     return training.make_regularized_step(
         discriminator, generator, seed=seed, d_terms=d_terms, **settings
     )

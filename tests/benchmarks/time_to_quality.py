@@ -36,6 +36,7 @@ import tensorflow as tf
 
 from ganutils import classifier, data, metrics, training
 
+RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "assets" / "results"
 COUNT = 10_000  # samples, as many as MNIST has test images
 RECENT = 50  # a loss in the curve is the mean over this many steps
 NO_END = 10**9  # steps; the time ends a run before
