@@ -2,8 +2,12 @@
 
 import math
 import operator
+import reprlib
 
 import numpy as np
+
+# The metrics take sixth powers, and sums of many, in float64.
+_LARGEST = 1e30
 
 
 def as_integer(value, name, *, low, high):
@@ -25,7 +29,7 @@ def as_integer(value, name, *, low, high):
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}.") from None
+        raise TypeError(f"{name} must be an integer, not {_said(value)}.") from None
     if not low <= number <= high:
         raise ValueError(f"{name} must be in {low}..{high}, not {number}.")
     return number
@@ -35,23 +39,72 @@ def as_positive(value, name):
     """Check a size.
 
     Args:
-        value: what should be a number above 0.
+        value: what should be a number above 0, or a scalar array of one.
         name: what to call it in an error.
 
     Returns:
         The value as a Python float.
 
     Raises:
+        TypeError: it is no single real number.
         ValueError: it is not above 0, infinite or NaN.
     """
-    if not 0 < value < math.inf:
+    found = as_array(value, name)
+    if found.ndim or found.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be a number, not {_said(value)}.")
+    number = float(found)
+    if not 0 < number < math.inf:
         raise ValueError(f"{name} must be above 0 and finite, not {value}.")
-    return float(value)
+    return number
+
+
+def as_single(value, name):
+    """Check a size that float32 computes with: neither it nor a sum of some overflows.
+
+    Args:
+        value: what should be a number in 1e-30..1e30, or a scalar array of one.
+        name: what to call it in an error.
+
+    Returns:
+        The value as a Python float.
+
+    Raises:
+        TypeError: it is no single real number.
+        ValueError: it is out of range.
+    """
+    number = as_positive(value, name)
+    if not 1e-30 <= number <= 1e30:
+        raise ValueError(f"{name} must be in 1e-30..1e30, not {value}.")
+    return number
+
+
+def as_array(value, name):
+    """Check that something is an array.
+
+    Args:
+        value: array, tensor or nested lists.
+        name: what to call it in an error.
+
+    Returns:
+        `numpy.ndarray` of any shape and type.
+
+    Raises:
+        TypeError: numpy makes no array of it.
+    """
+    try:
+        return np.asarray(value)
+    except Exception as error:  # each kind of object complains in its own way
+        raise TypeError(f"{name} must be an array, not {_said(value)}: {error}") from error
+
+
+def _said(value):
+    """A value in an error message, however long it is."""
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def _as_floats(array, name, shape, least):
     """A float array of the rank of `shape` (a tuple of words) with enough finite rows."""
-    array = np.asarray(array)
+    array = as_array(array, name)
     if array.dtype.kind != "f":
         raise TypeError(f"{name} must hold floats, not {array.dtype}; convert them on purpose.")
     if array.ndim != len(shape) or 0 in array.shape[1:]:
@@ -59,8 +112,13 @@ def _as_floats(array, name, shape, least):
     if len(array) < least:
         raise ValueError(f"{name} has {len(array)} rows; at least {least} are needed.")
     # min and max hand on a NaN, and unlike isfinite they need no array of the same size.
-    if not np.isfinite([array.min(), array.max()]).all():
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name} holds NaN or infinite values; find out where they arise.")
+    if np.longdouble(max(-low, high)) > _LARGEST:  # a float16 cannot be compared with it
+        raise ValueError(
+            f"{name} holds {low:.4g} to {high:.4g}; beyond {_LARGEST:.0e} its powers overflow."
+        )
     return array
 
 
@@ -80,7 +138,7 @@ def as_images(images, name, *, least=1):
         ValueError: another shape or range, NaN, or too few; a set without any value below 0 is
             taken for one in [0, 1].
     """
-    if np.asarray(images).dtype == np.uint8:
+    if as_array(images, name).dtype == np.uint8:
         raise TypeError(f"{name} must be floats in [-1, 1]; divide pixels by 127.5, subtract 1.")
     shape = ("count", "height", "width", "channels")
     images = _as_floats(images, name, shape, max(1, least))
@@ -102,7 +160,7 @@ def as_feature_pair(real, fake, *, least=2, full_rank=False):
     """Check the features of two sets of samples.
 
     Args:
-        real: floats (count, dimensions).
+        real: floats (count, dimensions), none beyond 1e30.
         fake: floats (count, dimensions), another count perhaps.
         least: smallest count allowed, at least 1.
         full_rank: whether there must be more samples than dimensions, as a covariance needs.
@@ -193,9 +251,26 @@ def as_shares(shares, name):
         ValueError: another shape, NaN, a negative value or another sum.
     """
     array = _as_floats(shares, name, ("classes",), 1).astype(np.float64)
+    # A ratio with less than the smallest normal number could overflow, or have the logarithm -inf.
+    array[np.abs(array) < np.finfo(np.float64).tiny] = 0
     if array.min() < 0 or abs(array.sum() - 1) > 1e-3:
         raise ValueError(
             f"{name} must be >= 0 with sum 1; found a smallest value of {array.min():.4g} and sum "
             f"{array.sum():.4g}. Divide counts by their sum."
         )
     return array
+
+
+def refuse_non_finite(values, *, step):
+    """Stop a run whose numbers are no longer numbers.
+
+    Args:
+        values: dict from name to float.
+        step: number of the step that gave them, from 1.
+
+    Raises:
+        FloatingPointError: a value is NaN or infinite; names the step and every such value.
+    """
+    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if bad:
+        raise FloatingPointError(f"Training stopped at step {step}: {bad} is not finite.")

@@ -7,7 +7,6 @@ classifiers (other data, other code, another seed) cannot be compared with one a
 import hashlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import keras
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from ganutils import checks
+from ganutils import checks, files
 
 
 def cache_folder():
@@ -189,9 +188,7 @@ def _save(model, path):
     """Write the weights whole or not at all; a folder that cannot be written costs only time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            whole = Path(folder, path.name)
-            np.savez(whole, *model.get_weights())
-            os.replace(whole, path)
+        with files.whole_file(path) as file:
+            np.savez(file, *model.get_weights())
     except OSError as error:
         print(f"The classifier is not kept for the next time: {error}", file=sys.stderr)

@@ -58,7 +58,7 @@ def load_images(source="auto", *, split="train"):
             "auto" (MNIST, else digits, with one line on stderr that says why); or the path of
             - an `.npz` in Keras' layout (x_train, y_train, x_test, y_test; y may be missing): x
               of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8 in 0..255 or floats that
-              already are in [-1, 1]; y integers of shape (N,) or (N, 1);
+              already are in [-1, 1]; y integers of shape (N,) or (N, 1); at most 1 GiB each;
             - a folder of pictures, directly or in one sub-folder a class. Each is put on white
               where transparent, cropped to its central square and made 28x28 gray. Sub-folders
               `train` and `test`, where both exist, are the splits; otherwise, in order of name,
@@ -72,15 +72,16 @@ def load_images(source="auto", *, split="train"):
 
     Raises:
         FileNotFoundError: a built-in set is neither on this machine nor to be downloaded.
-        ValueError: the source or the split is unknown, or the data are not what they should be.
+        ValueError: the source or the split is unknown, or the data cannot be read or are not what
+            they should be. Pickles are never opened, nor what unfolds to an unreasonable size.
         TypeError: the source is neither a string nor a path.
 
     Source: LeCun, Cortes and Burges 1998, MNIST; Xiao et al. 2017, arXiv:1708.07747; Alpaydin
     and Kaynak 1998, the UCI digits that scikit-learn carries.
     """
-    if split not in _SIZES:
+    if not isinstance(split, str) or split not in _SIZES:
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
-    if not isinstance(source, (str, os.PathLike)):
+    if not isinstance(source, (str, os.PathLike)) or isinstance(os.fspath(source), bytes):
         raise TypeError(f"source must be a name or a path, not {type(source).__name__}")
     if source == "auto":
         return _mnist_or_digits(split)
@@ -89,8 +90,8 @@ def load_images(source="auto", *, split="train"):
     if source in _BUILT_IN:
         return *_find_built_in(source, split), _BUILT_IN[source][0]
 
-    path = Path(source).expanduser()
-    if not os.fspath(source) or not path.exists():
+    path = Path(os.path.expanduser(source))  # which leaves ~nobody as it is
+    if not os.fspath(source) or not os.path.exists(path):
         names = ", ".join(repr(name) for name in ("auto", "digits", *_BUILT_IN))
         raise ValueError(f"source {str(source)!r} is neither one of {names} nor an existing path")
     if path.is_dir():
@@ -125,13 +126,13 @@ def batches(images, batch_size, *, seed, start=0):
         A `tf.data.Dataset` of float32 tensors of static shape (batch_size, ...).
 
     Raises:
-        TypeError: images are not float32, or a number is not an integer.
+        TypeError: images are no float32 array, or a number is not an integer.
         ValueError: images are empty, 1-D or not finite, or a number is out of range.
 
     Source: the order is TensorFlow's stateless shuffle on Philox random numbers, Salmon et al.
     2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
-    images = np.asarray(images)
+    images = checks.as_array(images, "images")
     if images.dtype != np.float32:
         raise TypeError(f"images must be float32, not {images.dtype}; convert them on purpose")
     if images.ndim < 2 or images.size == 0:
@@ -167,17 +168,19 @@ def ring_modes(modes=8, radius=1.0):
     """Centers of the ring's Gaussians: the first at angle 0, the others counterclockwise.
 
     Args:
-        modes: how many, 2 or more.
-        radius: of the ring about the origin, > 0.
+        modes: how many, 2 to 1,000,000.
+        radius: of the ring about the origin, 1e-30 to 1e30.
 
     Returns:
         float32 array (modes, 2).
 
     Raises:
-        TypeError, ValueError: modes is no integer, or a number is out of range.
+        TypeError: modes is no integer, or radius no number.
+        ValueError: a number is out of range.
     """
-    angles = 2 * np.pi * np.arange(checks.as_integer(modes, "modes", low=2, high=10**6)) / modes
-    radius = checks.as_positive(radius, "radius")
+    modes = checks.as_integer(modes, "modes", low=2, high=10**6)
+    angles = 2 * np.pi * np.arange(modes) / modes
+    radius = checks.as_single(radius, "radius")
     return (radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
 
 
@@ -185,18 +188,20 @@ def grid_modes(side=5, spacing=2.0):
     """Centers of the grid's Gaussians, a square about the origin; the first coordinate is slowest.
 
     Args:
-        side: centers along each side, 2 or more.
-        spacing: distance of neighbors, > 0.
+        side: centers along each side, 2 to 1,000.
+        spacing: distance of neighbors, 1e-30 to 1e30.
 
     Returns:
         float32 array (side * side, 2).
 
     Raises:
-        TypeError, ValueError: side is no integer, or a number is out of range.
+        TypeError: side is no integer, or spacing no number.
+        ValueError: a number is out of range.
     """
-    ticks = np.arange(checks.as_integer(side, "side", low=2, high=1000)) - (side - 1) / 2
+    side = checks.as_integer(side, "side", low=2, high=1000)
+    ticks = np.arange(side) - (side - 1) / 2
     grid = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), axis=-1)
-    grid *= checks.as_positive(spacing, "spacing")
+    grid *= checks.as_single(spacing, "spacing")
     return grid.reshape(-1, 2).astype(np.float32)
 
 
@@ -207,17 +212,19 @@ def ring_of_gaussians(count, *, seed, step, modes=8, radius=1.0, deviation=0.01)
     (seed, step), too, but others, because XLA turns the same keys into numbers in another way.
 
     Args:
-        count: samples, an integer >= 1.
-        seed: integer, names the stream of a run; independent of the latents of the same seed.
-        step: integer or scalar integer tensor, names the draw within the stream.
+        count: samples, 1 to 100,000,000.
+        seed: 64-bit integer or scalar integer tensor, names the stream of a run; independent of
+            the latents of the same seed.
+        step: 64-bit integer or scalar integer tensor, names the draw within the stream.
         modes, radius: as in `ring_modes`.
-        deviation: standard deviation of each Gaussian in each coordinate, > 0.
+        deviation: standard deviation of each Gaussian in each coordinate, 1e-30 to 1e30.
 
     Returns:
         float32 tensor (count, 2).
 
     Raises:
-        TypeError, ValueError: count or modes is no integer, or a number is out of range.
+        TypeError: count, seed, step or modes is no integer, or another argument no number.
+        ValueError: a number is out of range.
 
     Source: Srivastava et al. 2017, arXiv 1705.07761; numbers of Lin et al. 2018, arXiv 1712.04086.
     """
@@ -235,19 +242,28 @@ def grid_of_gaussians(count, *, seed, step, side=5, spacing=2.0, deviation=0.05)
         float32 tensor (count, 2).
 
     Raises:
-        TypeError, ValueError: count or side is no integer, or a number is out of range.
+        TypeError: count, seed, step or side is no integer, or another argument no number.
+        ValueError: a number is out of range.
     """
     return _draw_mixture(count, grid_modes(side, spacing), deviation, seed=seed, step=step)
 
 
 def _draw_mixture(count, centers, deviation, *, seed, step):
-    count = checks.as_integer(count, "count", low=1, high=2**31 - 1)
-    deviation = checks.as_positive(deviation, "deviation")
-    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    count = checks.as_integer(count, "count", low=1, high=10**8)
+    deviation = checks.as_single(deviation, "deviation")
+    key = tf.stack([_as_int64(seed, "seed"), _as_int64(step, "step")])
     mode_key, noise_key = (tf.random.fold_in(key, s) for s in (_MODE_STREAM, _NOISE_STREAM))
     mode = tf.random.stateless_uniform((count,), mode_key, 0, len(centers), tf.int32)
     noise = tf.random.stateless_normal((count, 2), noise_key)
     return tf.gather(tf.constant(centers), mode) + deviation * noise
+
+
+def _as_int64(value, name):
+    if not tf.is_tensor(value):  # a tensor's value may be known only when a program runs
+        value = tf.constant(checks.as_integer(value, name, low=-(2**63), high=2**63 - 1), tf.int64)
+    if not value.dtype.is_integer or value.shape.rank not in (0, None):
+        raise TypeError(f"{name} must be a scalar integer, not {value.dtype} of {value.shape}.")
+    return tf.cast(value, tf.int64)
 
 
 def _mnist_or_digits(split):
@@ -265,9 +281,9 @@ def _find_built_in(name, split, *, retry=True):
     cache = _keras_home() / "datasets"
     places = [[cache / member for member in members]]
     if os.environ.get("GANUTILS_DATA"):
-        places.insert(0, [Path(os.environ["GANUTILS_DATA"]).expanduser() / f"{name}.npz"])
+        places.insert(0, [Path(os.path.expanduser(os.environ["GANUTILS_DATA"]), f"{name}.npz")])
     for files in places:
-        if all(file.exists() for file in files):
+        if all(os.path.exists(file) for file in files):
             try:
                 return _read_built_in(name, files, split)
             except ValueError as error:
@@ -294,7 +310,7 @@ def _find_built_in(name, split, *, retry=True):
 def _keras_home():
     """Keras' cache folder by Keras' own rule, which Keras applies only once, when imported."""
     if "KERAS_HOME" in os.environ:
-        return Path(os.environ["KERAS_HOME"]).expanduser()
+        return Path(os.path.expanduser(os.environ["KERAS_HOME"]))
     return (Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")) / ".keras"
 
 

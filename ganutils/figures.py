@@ -6,13 +6,13 @@ Images come in as float32 in [-1, 1]; only this room converts them to pixels.
 import base64
 import html
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import imageio.v3 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
+
+from ganutils import checks, files
 
 REAL, FAKE = "tab:blue", "tab:orange"  # the colors of real and generated in every figure
 
@@ -27,9 +27,17 @@ def to_uint8(images):
         uint8 array of the same shape; -1 becomes 0 and 1 becomes 255.
 
     Raises:
+        TypeError: the images are not floats.
         ValueError: a value is NaN or outside [-1, 1].
     """
-    images = np.asarray(images)
+    images = checks.as_array(images, "images")
+    if images.dtype.name == "bfloat16":
+        images = images.astype(np.float32)
+    if images.dtype.kind != "f":
+        raise TypeError(
+            f"images must be floats in [-1, 1], not {images.dtype}; "
+            "divide pixels by 127.5, subtract 1."
+        )
     if images.size and not (images.min() >= -1 and images.max() <= 1):  # NaN fails too
         raise ValueError(
             f"images must be in [-1, 1]; found {images.min():.4g} to {images.max():.4g}. "
@@ -43,24 +51,30 @@ def tile(images, *, columns=None, gap=1):
 
     Args:
         images: (count, height, width, 1 or 3), values in [-1, 1].
-        columns: images in a row; the square root of count, rounded up, where None.
-        gap: white pixels between images.
+        columns: images in a row, 1 or more; the square root of count, rounded up, where None.
+        gap: white pixels between images, 0 or more.
 
     Returns:
         uint8 array (rows * (height + gap) - gap, columns * (width + gap) - gap), with a last axis
         of 3 for color images.
 
     Raises:
-        ValueError: images have another shape or range, or columns is below 1.
+        TypeError: images are not floats, or a number is no integer.
+        ValueError: images have another shape or range, columns is below 1, gap below 0, or the
+            picture would have more than 100 million pixels.
     """
     pixels = to_uint8(images)
-    if pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+    if pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not pixels.size:
         raise ValueError(f"images must be (count, height, width, 1 or 3); found {pixels.shape}.")
+    gap = checks.as_integer(gap, "gap", low=0, high=2**63)
     columns = math.ceil(math.sqrt(len(pixels))) if columns is None else columns
+    columns = checks.as_integer(columns, "columns", low=-(2**63), high=2**63)
     if columns < 1:
         raise ValueError(f"columns must be at least 1; found {columns}.")
     rows = math.ceil(len(pixels) / columns)
     _, height, width, channels = pixels.shape
+    if (area := rows * (height + gap) * columns * (width + gap)) > 10**8:
+        raise ValueError(f"{columns=} and {gap=} make {area:,} pixels of it; take fewer images.")
     picture = np.full((rows * (height + gap), columns * (width + gap), channels), 255, np.uint8)
     for i, image in enumerate(pixels):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
@@ -77,6 +91,9 @@ def draw_images(axes, images, *, columns=None, title=None):
         images: (count, height, width, 1 or 3), values in [-1, 1].
         columns: as in `tile`.
         title: text above the grid.
+
+    Raises:
+        TypeError, ValueError: as `tile` does.
     """
     axes.imshow(tile(images, columns=columns), cmap="gray", vmin=0, vmax=255)
     axes.set_title(title)
@@ -90,14 +107,23 @@ def show_images(images, *, columns=None, title=None, zoom=1.5):
         images: (count, height, width, 1 or 3), values in [-1, 1].
         columns: as in `tile`.
         title: text above the grid.
-        zoom: size on the page, in hundredths of an inch per pixel of the grid.
+        zoom: size on the page, in hundredths of an inch per pixel of the grid, > 0.
+
+    Raises:
+        TypeError, ValueError: as `tile` does, or zoom is no number above 0, or makes a page of
+            more than 650 inches.
     """
     height, width = tile(images, columns=columns).shape[:2]
+    zoom = checks.as_positive(zoom, "zoom")
+    if zoom * max(height, width) > 65_000:  # where matplotlib's canvas ends, at 100 dots an inch
+        raise ValueError(f"{zoom=} makes a page of {zoom * max(height, width) / 100:.4g} inches.")
     figure, axes = plt.subplots(
         figsize=(max(width * zoom / 100, 2), height * zoom / 100 + 0.4), layout="constrained"
     )
     draw_images(axes, images, columns=columns, title=title)
     plt.show()
+    if not plt.isinteractive():
+        plt.close(figure)  # or a script would keep every one; a notebook closes its own
 
 
 def draw_curves(axes, history, names, *, lines=(), window=1):
@@ -106,20 +132,44 @@ def draw_curves(axes, history, names, *, lines=(), window=1):
     Args:
         axes: matplotlib axes.
         history: dict from name to list with one float for each step.
-        names: keys of `history` to draw, discriminator (or real) first.
+        names: up to four keys of `history` to draw, discriminator (or real) first; one that it
+            has not yet is drawn without points.
         lines: pairs (height, label) of horizontal lines.
-        window: steps averaged into one point of a curve.
+        window: steps averaged into one point of a curve, 1 or more.
+
+    Raises:
+        TypeError: names is a single string, values or heights are no numbers, or window no integer.
+        ValueError: more than four names, values not one a step, heights not finite, lines that are
+            no pairs, or window below 1.
     """
-    for name, color in zip(names, (REAL, FAKE, "tab:green", "tab:red"), strict=False):
-        values = np.asarray(history.get(name, ()), float)
-        window = max(1, min(window, len(values)))
-        means = np.convolve(values, np.ones(window) / window, "valid") if len(values) else values
-        axes.plot(np.arange(len(means)) + window, means, color=color, label=name, linewidth=1)
+    window = checks.as_integer(window, "window", low=1, high=2**63)
+    if isinstance(names, str):
+        raise TypeError(f"names must be a list of names, not {names!r} alone.")
+    names, colors = list(names), (REAL, FAKE, "tab:green", "tab:red")
+    if len(names) > len(colors):
+        raise ValueError(f"names must be at most {len(colors)}, not {names}.")
+    curves = [_as_curve(history.get(name, ()), name) for name in names]
+    lines = [(_as_curve([height], "lines")[0], label) for height, label in lines]
+    if not np.isfinite([height for height, _ in lines]).all():
+        raise ValueError(f"lines must be at finite heights, not {lines}.")
+    for name, color, values in zip(names, colors, curves, strict=False):
+        width = max(1, min(window, len(values)))
+        means = np.convolve(values, np.ones(width) / width, "valid") if len(values) else values
+        axes.plot(np.arange(len(means)) + width, means, color=color, label=name, linewidth=1)
     for height, label in lines:
         axes.axhline(height, color="gray", linestyle=":", linewidth=1)
         axes.annotate(f" {label}", (1, height), xycoords=("axes fraction", "data"), va="center")
     axes.set_xlabel("step")
     axes.legend()
+
+
+def _as_curve(values, name):
+    values = checks.as_array(values, name)
+    if values.ndim != 1:
+        raise ValueError(f"{name} must hold one number a step, not the shape {values.shape}.")
+    if values.size and values.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold numbers, not {values.dtype}.")
+    return values.astype(float)
 
 
 LOSS_LINES = ((2 * math.log(2), "2 log 2"), (math.log(2), "log 2"))
@@ -132,8 +182,12 @@ def draw_history(loss_axes, output_axes, history):
         loss_axes: matplotlib axes for d_loss and g_loss.
         output_axes: matplotlib axes for d_real and d_fake, the mean D(x) and D(G(z)).
         history: dict from name to list with one float for each step.
+
+    Raises:
+        TypeError, ValueError: values are no numbers, or not one a step.
     """
-    window = max(1, len(history.get("d_loss", ())) // 200)
+    losses = checks.as_array(history.get("d_loss", ()), "d_loss")
+    window = max(1, losses.size // 200)
     draw_curves(loss_axes, history, ("d_loss", "g_loss"), lines=LOSS_LINES, window=window)
     loss_axes.set_title("losses")
     draw_curves(output_axes, history, ("d_real", "d_fake"), lines=[(0.5, "1/2")], window=window)
@@ -186,6 +240,29 @@ class LiveView:
             self.handle = None  # a later run in another cell gets a figure of its own
 
 
+def save_figure(figure, path, **options):
+    """Save a matplotlib figure as a file.
+
+    Args:
+        figure: matplotlib figure.
+        path: file to write, whole or not at all; its suffix names the format: .png, .svg, .pdf.
+        options: as for matplotlib's `Figure.savefig`, such as dpi.
+
+    Returns:
+        The path, as a `pathlib.Path`.
+
+    Raises:
+        ValueError: matplotlib writes no format of that suffix.
+        OSError: disk full, no permission, no such folder; says what to do. An older file is intact.
+    """
+    path, known = Path(path), figure.canvas.get_supported_filetypes()
+    if (suffix := path.suffix[1:].lower()) not in known:
+        raise ValueError(f"{path} must end in a format of matplotlib's: .{', .'.join(known)}.")
+    with files.whole_file(path) as file:
+        figure.savefig(file, format=suffix, **options)
+    return path
+
+
 def write_gif(path, frames, *, milliseconds=100, hold=1500):
     """Write frames as a GIF that loops forever and holds its last frame.
 
@@ -204,6 +281,7 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
     Raises:
         ValueError: no frames, frames of another type or of different shapes, or a duration that
             is not a multiple of 10 ms from 20 ms on.
+        OSError: disk full, no permission, no such folder; says what to do. An older file is intact.
     """
     path, frames = Path(path), [np.asarray(frame) for frame in frames]
     shape = frames[0].shape if frames else ()
@@ -212,11 +290,9 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
         raise ValueError("frames must be uint8, all (height, width) or (height, width, 3).")
     if any(ms < 20 or ms % 10 for ms in (milliseconds, hold)):
         raise ValueError(f"{milliseconds=} and {hold=} must be multiples of 10, at least 20.")
-    durations = [milliseconds] * (len(frames) - 1) + [hold]
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        whole = Path(folder, path.name)
-        imageio.imwrite(whole, frames, duration=durations if len(frames) > 1 else hold, loop=0)
-        os.replace(whole, path)
+    durations = [milliseconds] * (len(frames) - 1) + [hold] if len(frames) > 1 else hold
+    with files.whole_file(path) as file:
+        imageio.imwrite(file, frames, extension=".gif", duration=durations, loop=0)
     return path
 
 

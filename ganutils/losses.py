@@ -168,13 +168,30 @@ hinge = (hinge_loss, score_loss)
 wasserstein = (critic_loss, score_loss)
 
 
+def squared_slopes(model, points):
+    """|grad f(x)|_2^2, how steep a model is at each of its inputs.
+
+    The gradient is that of each example's own output; batch normalization in f would mix them.
+
+    Args:
+        model: model, or function (samples, training) -> outputs (batch, 1); training is True.
+        points: samples, float tensor (batch, ...).
+
+    Returns:
+        Tensor (batch,), >= 0; 0 where f does not depend on the input.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        outputs = model(points, training=True)
+    slopes = tape.gradient(outputs, points, unconnected_gradients="zero")
+    return tf.reduce_sum(tf.square(slopes), axis=list(range(1, len(points.shape))))
+
+
 def gradient_penalty(critic, real, fake, *, seed, step):
     """E[(|grad f(x_hat)|_2 - 1)^2] at random points x_hat between real and generated samples.
 
-    The gradient is that of each example's own score; batch normalization in f would mix them.
-
     Args:
-        critic: model, or function (samples, training) -> scores (batch, 1); training is True.
+        critic: as the model of `squared_slopes`.
         real: real samples, float (batch, ...).
         fake: generated samples, of the same shape; each is paired with the real one of its row.
         seed: integer, names the stream of a run; the latents' seed will do.
@@ -197,23 +214,16 @@ def gradient_penalty(critic, real, fake, *, seed, step):
     ones = [1] * (len(real.shape) - 1)
     mix = tf.random.stateless_uniform((tf.shape(real)[0], *ones), seed=key, dtype=real.dtype)
     points = real + mix * (fake - real)
-    with tf.GradientTape() as tape:
-        tape.watch(points)
-        scores = critic(points, training=True)
-    slopes = tape.gradient(scores, points, unconnected_gradients="zero")
-    squares = tf.reduce_sum(tf.square(slopes), axis=list(range(1, len(points.shape))))
     # The root's derivative at 0 is infinite, and times 0 it is NaN; the maximum cuts it off.
-    return tf.reduce_mean(tf.square(tf.sqrt(tf.maximum(squares, 1e-30)) - 1))
+    slopes = tf.sqrt(tf.maximum(squared_slopes(critic, points), 1e-30))
+    return tf.reduce_mean(tf.square(slopes - 1))
 
 
 def r1_penalty(discriminator, real):
     """E[|grad l(x)|^2] / 2, the squared slope of the logit l at real samples.
 
-    The gradient is that of each example's own logit; batch normalization in D would mix them.
-
     Args:
-        discriminator: model, or function (samples, training) -> logits (batch, 1); training is
-            True.
+        discriminator: as the model of `squared_slopes`.
         real: real samples, float (batch, ...).
 
     Returns:
@@ -221,13 +231,7 @@ def r1_penalty(discriminator, real):
 
     Source: Mescheder et al. 2018, arXiv 1801.04406, equation 9.
     """
-    real = tf.convert_to_tensor(real)
-    with tf.GradientTape() as tape:
-        tape.watch(real)
-        logits = discriminator(real, training=True)
-    slopes = tape.gradient(logits, real, unconnected_gradients="zero")
-    squares = tf.reduce_sum(tf.square(slopes), axis=list(range(1, len(real.shape))))
-    return tf.reduce_mean(squares) / 2
+    return tf.reduce_mean(squared_slopes(discriminator, tf.convert_to_tensor(real))) / 2
 
 
 def clip_weights(variables, limit):

@@ -225,10 +225,9 @@ def mode_coverage(samples, modes, *, deviation, radius=3.0):
     distances = np.stack([np.linalg.norm(samples - mode, axis=1) for mode in modes], axis=1)
     nearest, good = distances.argmin(axis=1), distances.min(axis=1) <= reach
     shares = np.bincount(nearest, minlength=len(modes)) / len(samples)
-    there = shares > 0  # 0 log 0 = 0
-    reverse_kl = max((shares[there] * np.log(shares[there] * len(modes))).sum(), 0.0)
+    reverse_kl = class_divergence(np.full(len(modes), 1 / len(modes)), shares)
     covered = len(np.unique(nearest[good]))
-    return {"modes": covered, "high_quality": good.mean().item(), "reverse_kl": float(reverse_kl)}
+    return {"modes": covered, "high_quality": good.mean().item(), "reverse_kl": reverse_kl}
 
 
 def nearest_neighbors(images, training_images, *, count=1):

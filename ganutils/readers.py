@@ -2,6 +2,10 @@
 
 import gzip
 import hashlib
+import io
+import math
+import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -9,6 +13,11 @@ from PIL import Image, ImageOps
 
 _SPLITS = ("train", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Others stay closed, whatever the name says: for some, Pillow starts another program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+# An array that would be larger is refused unread: a file of a few kB can unfold to terabytes.
+# uint8 becomes four times that as float32. MNIST has 47 MB.
+_MOST_BYTES = 2**30
 
 
 def refusal(where, found, expected):
@@ -32,15 +41,23 @@ def read_idx(path):
         uint8 array of the shape that the file states.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file cannot be read, is damaged, or unfolds to more than 1 GiB.
     """
+    expected = f"a gzipped idx file of at most {_MOST_BYTES:,} bytes"
+    _refuse_devices(path, expected)
     try:
-        raw = gzip.decompress(path.read_bytes())
-        rank = raw[3]
-        shape = np.frombuffer(raw, ">u4", count=rank, offset=4)
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+        with gzip.open(path) as file:
+            zeros, kind, rank = file.read(2), *file.read(2)
+            shape = tuple(np.frombuffer(file.read(4 * rank), ">u4").tolist())
+            if zeros != b"\0\0" or kind != 8 or len(shape) != rank:
+                raise ValueError("not the idx header of unsigned bytes")
+            size = _small_enough(math.prod(shape))
+            raw = file.read(size + 1)  # beyond the last byte comes the checksum
     except Exception as error:  # gzip, zlib and numpy each complain in their own way
-        raise refusal(path, f"damaged data ({error})", "a gzipped idx file") from error
+        raise refusal(path, f"damaged data ({error})", expected) from error
+    if len(raw) != size:
+        raise refusal(path, f"{len(raw)} bytes or more for the shape {shape}", expected)
+    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def read_npz(path, split):
@@ -54,22 +71,64 @@ def read_npz(path, split):
         The arrays x_{split} and y_{split} as they are, None for missing labels.
 
     Raises:
-        ValueError: the file is no whole zip, holds pickles, or lacks the images.
+        ValueError: the file cannot be read, is no whole zip, is damaged, holds pickles, lacks the
+            images, or one of the two arrays has more than 1 GiB.
     """
-    if not zipfile.is_zipfile(path):
-        raise refusal(
-            path, "no complete zip archive (cut short? a web page?)", "an .npz file, whole"
-        )
+    _refuse_devices(path, "an .npz file, whole")
     wanted = f"x_{split}", f"y_{split}"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
-            images, labels = (file[key] if key in names else None for key in wanted)
+        # The warnings are of arrays that Python 2 wrote, and of odd escapes.
+        with zipfile.ZipFile(path) as archive, warnings.catch_warnings(action="ignore"):
+            for entry in archive.infolist():  # or a flipped bit could hide the labels
+                archive.open(entry).close()  # compares its name here with that at its place
+                if b"PK\1\2" in entry.extra + entry.comment:
+                    raise zipfile.BadZipFile("one entry of its directory covers another")
+            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            images, labels = (
+                _read_member(archive, members[key]) if key in members else None for key in wanted
+            )
+    except zipfile.BadZipFile as error:
+        found = f"no complete zip archive (cut short? a web page? {error})"
+        raise refusal(path, found, "an .npz file, whole") from error
     except Exception as error:  # zipfile, zlib and numpy each complain in their own way
         raise refusal(path, f"unreadable data ({error})", "plain numeric arrays") from error
     if images is None:
-        raise refusal(path, f"arrays {names}", f"one named {wanted[0]}")
+        raise refusal(path, f"arrays {list(members)}", f"one named {wanted[0]}")
     return images, labels
+
+
+def _read_member(archive, name):
+    """The array in a member of an `.npz`; what `np.load` does, within bounds."""
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is not compressed as np.savez_compressed does it")  # no bounds
+    with archive.open(entry) as member:
+        # To the end, where the checksum is compared, and never more than is said to be there.
+        raw = member.read(_small_enough(entry.file_size))
+    start = io.BytesIO(raw)
+    version = np.lib.format.read_magic(start)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name} has format {version}; plain arrays have 1.0 or 2.0")
+    header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = header[version[0] - 1](start)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds pickled objects, which could run any program")
+    if len(raw) - start.tell() != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} is not of the size that its shape {shape} takes")
+    return np.ndarray(shape, dtype, raw, start.tell(), order="F" if by_columns else "C")
+
+
+def _small_enough(size):
+    if size > _MOST_BYTES:
+        raise ValueError(f"{size:,} bytes in one array; the limit is {_MOST_BYTES:,}")
+    return size
+
+
+def _refuse_devices(path, expected):
+    if not os.path.isfile(path):  # to read from a pipe could take forever
+        exists = os.path.lexists(path)
+        found = "a folder, a pipe, a device or a broken link" if exists else "no file"
+        raise refusal(path, found, expected)
 
 
 def scaled(images, where):
@@ -117,13 +176,16 @@ def checked_labels(labels, count, where):
         int32 array (count,).
 
     Raises:
-        ValueError: another shape or type.
+        ValueError: another shape or type, or beyond the range of int32.
     """
     if labels is None:
         return np.zeros(count, np.int32)
     if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
         found = f"{labels.dtype} of shape {labels.shape}"
         raise refusal(where, found, f"integers of shape ({count},), one for each image")
+    low, high = int(labels.min()), int(labels.max())
+    if not -(2**31) <= low <= high < 2**31:
+        raise refusal(where, f"labels from {low} to {high}", "numbers of classes, below 2**31")
     return labels.reshape(count).astype(np.int32)
 
 
@@ -162,7 +224,8 @@ def read_folder(folder, split):
         images, uint8 (N, 28, 28), and labels, integers (N,): the index of the class folder.
 
     Raises:
-        ValueError: no pictures, loose ones beside class folders, or one that cannot be read.
+        ValueError: no pictures, loose ones beside class folders, a folder or picture that cannot
+            be read, or a picture of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (89 million).
     """
     parted = all((folder / part).is_dir() for part in _SPLITS)
     roots = [folder / part for part in _SPLITS] if parted else [folder]
@@ -197,11 +260,17 @@ def _pictures(folder):
 
 
 def _read_picture(file):
+    expected = "a picture; remove or replace it"
+    _refuse_devices(file, expected)
     try:
-        with Image.open(file) as picture:
-            picture = picture.convert("RGBA")
+        with warnings.catch_warnings(action="ignore"):  # of odd metadata, which nobody asks for
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as picture:
+                if picture.mode[0] in "IF":  # Pillow would cut off what is above 255
+                    raise ValueError(f"more than 8 bits a pixel, mode {picture.mode}")
+                picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         gray = Image.alpha_composite(white, picture).convert("L")
         return np.asarray(ImageOps.fit(gray, (28, 28), Image.Resampling.LANCZOS))
     except Exception as error:  # Pillow's many readers raise many kinds
-        raise refusal(file, f"damaged data ({error})", "a picture; remove or replace it") from error
+        raise refusal(file, f"damaged data ({error})", expected) from error

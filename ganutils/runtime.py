@@ -7,8 +7,10 @@ the log level says. If the import fails, everything that was held back is printe
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")  # on Linux
@@ -62,6 +64,37 @@ def budget(full, smoke):
     if profile not in ("full", "smoke"):
         raise ValueError(f'GANUTILS_PROFILE is {profile!r}; set it to "full" or "smoke".')
     return smoke if profile == "smoke" else full
+
+
+@contextlib.contextmanager
+def stop_button():
+    """Hold back Ctrl-C, and a notebook's stop button, so that a loop can end between two steps.
+
+    The first one is only noted, and one line printed at the end says so. A second one interrupts at
+    once, wherever the program is.
+
+    Yields:
+        Function of no argument: whether the loop was asked to stop. Always False outside the main
+        thread, and where the program ignores interrupts.
+    """
+    pressed = []
+
+    def press(number, frame):
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not callable(before):
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        print("Stopped between two steps, as asked. Run the same once more to go on.")
 
 
 def _native_bfloat16():

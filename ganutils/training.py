@@ -1,12 +1,12 @@
 """How does one step go, and one run? A step is made by a factory; `train` runs any step."""
 
-import math
 import time
 from typing import NamedTuple
 
 import tensorflow as tf
 from tqdm import tqdm
 
+from ganutils import checks, runtime
 from ganutils.latents import sample_latents
 
 
@@ -21,6 +21,20 @@ class Progress(NamedTuple):
     steps: int
     history: dict
     seconds_left: float
+
+
+def stack_values(values, names):
+    """Stack the scalars of a dict as one tensor, and note what they are called.
+
+    Args:
+        values: dict from name to scalar.
+        names: list; holds the names, in order, afterwards.
+
+    Returns:
+        float32 tensor (count,).
+    """
+    names[:] = values
+    return tf.stack([tf.cast(value, tf.float32) for value in values.values()])
 
 
 def make_loop(train_step, batches, *, step, compiled):
@@ -48,14 +62,10 @@ def make_loop(train_step, batches, *, step, compiled):
         raise TypeError(f"Several steps per call need a tf.data.Dataset, not {type(batches)}.")
     batches, names = iter(batches), []
 
-    def measured(values):
-        names[:] = values
-        return tf.stack([tf.cast(value, tf.float32) for value in values.values()])
-
     def loop(count):
         rows = tf.TensorArray(tf.float32, count)
         for i in tf.range(count):
-            row = measured(train_step(next(batches), tf.identity(step)))
+            row = stack_values(train_step(next(batches), tf.identity(step)), names)
             rows = rows.write(i, row)
             if not tf.reduce_all(tf.math.is_finite(row)):
                 break
@@ -69,7 +79,8 @@ def make_loop(train_step, batches, *, step, compiled):
 def train(train_step, make_batches, *, steps, step, history, callbacks=(), every=100, per_call=1):
     """Run a training step until the counter `step` stands at `steps`.
 
-    A run that stands there already only calls its callbacks, so a cell can be run twice.
+    A run that stands there already only calls its callbacks, so a cell can be run twice. Ctrl-C, or
+    a notebook's stop button, ends the run after the step at hand; the same call goes on from there.
 
     Args:
         train_step: function (real, step) -> dict from name to scalar, as `make_train_step` makes.
@@ -78,7 +89,8 @@ def train(train_step, make_batches, *, steps, step, history, callbacks=(), every
         steps: the step count at which the run ends (the total, not the number still to do).
         step: integer `tf.Variable`, the number of steps done; advanced after each step.
         history: dict; each name of train_step's result gets its list, extended step by step.
-        callbacks: functions of a `Progress`, called after every `every` steps and at the end.
+        callbacks: functions of a `Progress`, called after every `every` steps and at the end, be it
+            asked for by Ctrl-C.
         every: number of steps between two calls of the callbacks.
         per_call: steps taken by one compiled call, at most; fewer where a callback is due. It pays
             where a step is as short as Python's way to it. The results do not depend on it.
@@ -92,31 +104,61 @@ def train(train_step, make_batches, *, steps, step, history, callbacks=(), every
         FloatingPointError: a value of train_step is NaN or infinite; names the step and the value.
             No callback sees that step, so what they saved before stands. Whatever per_call is,
             counter and history are those before that step, and the weights those after it.
+        KeyboardInterrupt: Ctrl-C a second time, before the step at hand has ended; weights, counter
+            and history may then disagree.
     """
-    now, clock = int(step), None
+    now, left, clock, stop = int(step), 0.0, None, False
     if now > steps or every < 1 or per_call < 1:
         raise ValueError(f"step {now} must be at most {steps=}; {every=}, {per_call=} at least 1.")
     if now < steps:
         take = make_loop(train_step, make_batches(start=now), step=step, compiled=per_call > 1)
-    with tqdm(total=steps, initial=now, unit="step", disable=None) as bar:
-        while now < steps:
+    bar = tqdm(total=steps, initial=now, unit="step", disable=None)
+    with bar, runtime.stop_button() as pressed:
+        while now < steps and not stop:
             values = take(count := min(per_call, every - now % every, steps - now))
             start, now = now, int(step)
             for name, column in values.items():
                 history.setdefault(name, []).extend(column[: now - start])
             if now < start + count:
-                bad = {k: x for k, v in values.items() if not math.isfinite(x := v[now - start])}
-                raise FloatingPointError(
-                    f"Training stopped at step {now + 1}: {bad} is not finite."
-                )
+                last = {name: column[now - start] for name, column in values.items()}
+                checks.refuse_non_finite(last, step=now + 1)
             bar.update(count)
             clock = clock or (time.perf_counter(), now)  # the first call includes tracing
             left = (time.perf_counter() - clock[0]) / max(now - clock[1], 1) * (steps - now)
-            for callback in callbacks if now % every == 0 and now < steps else ():
+            stop = pressed()
+            for callback in callbacks if now % every == 0 and now < steps and not stop else ():
                 callback(Progress(now, steps, history, left))
-    for callback in callbacks:
-        callback(Progress(steps, steps, history, 0.0))
+        for callback in callbacks:
+            callback(Progress(now, steps, history, left))
     return history
+
+
+def with_weight_norms(train_step, discriminator, generator):
+    """Make a training step that also reports how long each network's vector of weights is.
+
+    A weight that is NaN or infinite makes its network's norm so, and `train` stops at that step.
+    Without it, a bad weight shows one step later, and one that only sampling reads never does.
+
+    Args:
+        train_step: function (real, step) -> dict of scalars, as `make_train_step` makes.
+        discriminator: a model that train_step changes.
+        generator: the other one.
+
+    Returns:
+        `tf.function` (real, step) -> train_step's dict, and d_weights and g_weights: the Euclidean
+        norm of all weights of a network after the step, batch normalization's statistics included.
+    """
+    models = {"d_weights": discriminator, "g_weights": generator}
+    weights = {
+        name: [w for w in model.weights if w.dtype == "float32"] for name, model in models.items()
+    }
+
+    @tf.function
+    def watched_step(real, step):
+        values = train_step(real, step)
+        return values | {name: tf.linalg.global_norm(found) for name, found in weights.items()}
+
+    return watched_step
 
 
 def make_train_step(
@@ -282,20 +324,6 @@ def make_regularized_step(
     return train_step
 
 
-def stack_values(values, names):
-    """Stack the scalars of a dict as one tensor, and note what they are called.
-
-    Args:
-        values: dict from name to scalar.
-        names: list; holds the names, in order, afterwards.
-
-    Returns:
-        float32 tensor (count,).
-    """
-    names[:] = values
-    return tf.stack([tf.cast(value, tf.float32) for value in values.values()])
-
-
 def make_drawn_loop(train_step, draw, *, step):
     """Make a function that takes many steps as one program, real samples drawn inside it.
 
@@ -331,9 +359,8 @@ def make_drawn_loop(train_step, draw, *, step):
         end = int(step) + count
         rows = loop(tf.constant(count)).numpy()
         if (now := int(step)) < end:
-            row = dict(zip(names, rows[now - end].tolist(), strict=True))
-            bad = {name: x for name, x in row.items() if not math.isfinite(x)}
-            raise FloatingPointError(f"Training stopped at step {now + 1}: {bad} is not finite.")
+            last = dict(zip(names, rows[now - end].tolist(), strict=True))
+            checks.refuse_non_finite(last, step=now + 1)
         return dict(zip(names, rows.T.tolist(), strict=True))
 
     return take

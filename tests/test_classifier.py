@@ -1,5 +1,6 @@
 """The classifier: does it learn, repeat, leave the rest of the run alone, and survive its cache?"""
 
+import errno
 import hashlib
 import os
 import random
@@ -214,11 +215,10 @@ def test_a_folder_that_cannot_be_written_costs_one_line(few, monkeypatch, tmp_pa
 
 
 def test_a_failed_write_leaves_no_file(few, cache, monkeypatch, capsys):
-    def full(path, *arrays):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(classifier.np, "savez", full)
+    monkeypatch.setattr(os, "fsync", full)
     quick_training(monkeypatch)
     classifier.digit_classifier(*few, **SMALL)
     assert list(cache.iterdir()) == []

@@ -169,7 +169,7 @@ def test_images_of_one_gray_are_drawn_gray():
 def test_show_images_grows_with_zoom(shown):
     for zoom in (5, 10):
         figures.show_images(np.zeros((1, 100, 200, 1)), zoom=zoom)
-    small, large = (figure.get_size_inches() for figure in shown[-1])
+    small, large = (figure.get_size_inches() for (figure,) in shown)
     np.testing.assert_allclose(large - small, [10, 5])
 
 
@@ -221,6 +221,51 @@ def test_draw_history_draws_losses_and_outputs_with_their_theory():
             np.testing.assert_array_equal(line.get_ydata(), HISTORY[name])
         assert [line.get_ydata()[0] for line in axes.lines[2:]] == pytest.approx(heights)
     assert outputs.get_ylim() == (0, 1)
+
+
+MAGIC = {
+    ".png": b"\x89PNG",
+    ".PNG": b"\x89PNG",
+    ".svg": b"<?xml",
+    ".pdf": b"%PDF",
+    ".jpg": b"\xff\xd8",
+}
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_a_figure_is_saved_in_the_format_of_its_suffix(tmp_path, suffix):
+    figure, _ = plt.subplots()
+    path = figures.save_figure(figure, str(tmp_path / f"x{suffix}"))
+    assert path == tmp_path / f"x{suffix}"
+    assert path.read_bytes().startswith(MAGIC[suffix])
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_saved_figure_is_what_matplotlib_draws(tmp_path):
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([1, 2, 0])
+    path = figures.save_figure(figure, tmp_path / "x.png", dpi=50)
+    figure.canvas.draw()
+    figure.savefig(tmp_path / "plain.png", dpi=50)
+    assert imageio.imread(path).shape[:2] == (100, 150)
+    np.testing.assert_array_equal(imageio.imread(path), imageio.imread(tmp_path / "plain.png"))
+
+
+@pytest.mark.parametrize("name", ["x", "x.npz", "x.", ".png"])
+def test_a_suffix_that_matplotlib_does_not_know_is_refused(tmp_path, name):
+    figure, _ = plt.subplots()
+    with pytest.raises(ValueError, match=rf"{name} must end in .*\.pdf, .*\.png"):
+        figures.save_figure(figure, tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_show_images_leaves_no_figure_open_in_a_script_and_the_window_where_one_is(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)  # as without a screen
+    figures.show_images(numbered(2))
+    assert plt.get_fignums() == []
+    with plt.ion():
+        figures.show_images(numbered(2))
+    assert len(plt.get_fignums()) == 1
 
 
 # The live view.
@@ -401,13 +446,13 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     path = figures.write_gif(tmp_path / "x.gif", [A, B])
     before = path.read_bytes()
 
-    def half_a_write(path, *_, **__):
-        path.write_bytes(b"GIF89a")
-        raise OSError("No space left on device")
+    def half_a_gif(file, *_, **__):
+        file.write(b"GIF89a")
+        raise RuntimeError("the encoder gives up")
 
     with monkeypatch.context() as patch:
-        patch.setattr(figures.imageio, "imwrite", half_a_write)
-        with pytest.raises(OSError, match="No space"):
+        patch.setattr(figures.imageio, "imwrite", half_a_gif)
+        with pytest.raises(RuntimeError, match="gives up"):
             figures.write_gif(path, [B, A])
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x.gif"]

@@ -24,16 +24,17 @@ ROOMS = {
     "networks": {"layers"},
     "layers": set(),
     "losses": set(),
-    "training": {"latents"},
-    "checkpoints": set(),
+    "training": {"checks", "latents", "runtime"},
+    "checkpoints": {"training"},
     "checks": set(),
-    "classifier": {"checks", "data"},
+    "classifier": {"checks", "data", "files"},
     "metrics": {"checks"},
-    "figures": set(),
+    "figures": {"files"},
+    "files": set(),
     "runtime": set(),
 }
 # Imported, never taught, except:
-PLUMBING = {"data", "readers", "figures", "runtime", "checks", "classifier"}
+PLUMBING = {"data", "readers", "figures", "files", "runtime", "checks", "classifier"}
 TAUGHT_PLUMBING = {"write_gif"}
 
 SECTIONS = [

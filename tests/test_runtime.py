@@ -3,8 +3,10 @@
 from ganutils import runtime  # isort: skip  # first: it imports TensorFlow without its messages
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import keras
@@ -272,3 +274,62 @@ def test_gradients_in_bfloat16_are_float32():
         loss = losses.generator_loss(logits)
     gradients = tape.gradient(loss, discriminator.trainable_variables)
     assert {g.dtype for g in (*gradients, loss, logits)} == {tf.float32}
+
+
+# Ctrl-C.
+
+
+@pytest.fixture
+def handler_restored():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_noted_once_and_the_second_interrupts(capsys):
+    with runtime.stop_button() as pressed:
+        assert not pressed()
+        signal.raise_signal(signal.SIGINT)
+        assert pressed() and pressed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capsys.readouterr().out.count("as asked") == 1
+
+
+def test_without_ctrl_c_nothing_is_said(capsys):
+    with runtime.stop_button() as pressed:
+        assert not pressed()
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_passes_and_the_handler_is_put_back(capsys, handler_restored):
+    def own(number, frame):
+        pass
+
+    signal.signal(signal.SIGINT, own)
+    with pytest.raises(RuntimeError, match="mine"), runtime.stop_button():
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("mine")
+    assert signal.getsignal(signal.SIGINT) is own and capsys.readouterr().out == ""
+
+
+def test_who_ignores_interrupts_goes_on_ignoring_them(handler_restored):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell sets it for work in the background
+    with runtime.stop_button() as pressed:
+        signal.raise_signal(signal.SIGINT)
+        assert not pressed()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_outside_the_main_thread_there_is_no_button():
+    seen = []
+
+    def work():
+        with runtime.stop_button() as pressed:
+            seen.append((pressed(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, signal.default_int_handler)]

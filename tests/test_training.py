@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import signal
 import sys
 from io import StringIO
 
@@ -350,6 +351,58 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(value):
     assert run.history == {"d_loss": [0, 10, 20, 30, 40], "g_loss": [0, 1, 2, 3, 4]}
     assert int(run.step) == 5
     assert [p.step for p in run.seen] == [3]  # step 6 would have been the next
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_ctrl_c_ends_the_run_after_the_step_at_hand(number, capsys):
+    run = Run()
+    take, seen = run.train_step, []
+
+    def pressed_step(real, step):
+        if int(step) + 1 == number:
+            signal.raise_signal(signal.SIGINT)
+        return take(real, step)
+
+    run.train_step = pressed_step
+    assert run.train(9) is run.history
+    assert int(run.step) == number == len(run.history["d_loss"]) == len(run.history["g_loss"])
+    # Callbacks see the end once, even where it is one of their steps anyway.
+    seen = [p.step for p in run.seen]
+    assert seen == [k for k in (3,) if k < number] + [number]
+    assert run.seen[-1].steps == 9 and run.seen[-1].seconds_left >= 0
+    assert "Run the same once more" in capsys.readouterr().out
+
+    run.train_step = take
+    run.train(9)
+    assert run.history["d_loss"] == [10 * k for k in range(9)]
+    assert run.served == [(k, k) for k in range(9)]
+
+
+def test_ctrl_c_in_a_callback_waits_for_the_callback():
+    run, ended = Run(), []
+
+    def slow(progress):
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        ended.append(progress.step)
+
+    run.train(9, callbacks=[slow])
+    assert ended == [3, 4]  # the press is noticed after the next step
+
+
+def test_ctrl_c_twice_interrupts_at_once():
+    run = Run()
+
+    def impatient(real, step):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one should have interrupted")
+
+    run.train_step = impatient
+    with pytest.raises(KeyboardInterrupt):
+        run.train(9)
+    assert int(run.step) == 0 and not run.seen
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Terminal(StringIO):

@@ -30,13 +30,13 @@ import time_to_quality  # first: it imports TensorFlow without its start-up mess
 import numpy as np
 import systems
 
-from ganutils import classifier, data, metrics
+from ganutils import classifier, data, files, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = 24  # samples kept of seed 0
 NEIGHBORS_OF = 1_000  # samples whose nearest training images are looked for
 SUPPORT_BATCH = 100
-NOT_SCORED = ("figures.py", "checkpoints.py")  # rooms that no row depends on
+NOT_SCORED = ("figures.py", "files.py", "checkpoints.py")  # rooms that no row depends on
 
 
 def code_hash():
@@ -112,14 +112,14 @@ def run_child(command):
 
 def train(system, seed, settings, work):
     """Train one system in a process of its own; its samples and its record."""
-    files = work / "samples.npy", work / "record.json"
+    outputs = work / "samples.npy", work / "record.json"
     command = [sys.executable, str(Path(__file__).with_name("time_to_quality.py"))]
     command += [f"--system={system}", f"--seed={seed}", "--points=0"]
     command += [f"--{name}={settings[name]}" for name in ("seconds", "data", "count")]
-    command += [f"--samples={files[0]}", f"--curve={files[1]}"]
+    command += [f"--samples={outputs[0]}", f"--curve={outputs[1]}"]
     run_child(command)
-    samples, record = np.load(files[0]), json.loads(files[1].read_text())
-    for file in files:
+    samples, record = np.load(outputs[0]), json.loads(outputs[1].read_text())
+    for file in outputs:
         file.unlink()
     return samples, record
 
@@ -137,7 +137,7 @@ def make_row(system, seed, settings, work, scorer):
         "precision": record["precision"],
         "scores": {name: score for name, (score, _) in scores.items()},
     }
-    with time_to_quality.whole_file(work / f"{system}-{seed}.npy") as file:
+    with files.whole_file(work / f"{system}-{seed}.npy") as file:
         np.save(file, np.round((samples[:SHOWN, ..., 0] + 1) * 127.5).astype(np.uint8))
     floor = {name: floor for name, (_, floor) in scores.items()}
     kept = {"settings": settings, "row": row, "floor": floor}
@@ -238,7 +238,7 @@ def main(arguments=None, **classifier_settings):
         "rows": rows,
     }
     first = {name: np.load(options.work / f"{name}-0.npy") for name in options.systems}
-    with time_to_quality.whole_file(options.out.with_suffix(".npz")) as file:
+    with files.whole_file(options.out.with_suffix(".npz")) as file:
         np.savez_compressed(file, **first)
     time_to_quality.write_json(options.out, result)
     print(table(rows, floor))

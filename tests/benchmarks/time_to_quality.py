@@ -20,7 +20,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 import time
 from datetime import date
 from importlib.metadata import version
@@ -34,7 +33,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ganutils import classifier, data, metrics, training
+from ganutils import classifier, data, files, metrics, training
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "assets" / "results"
 COUNT = 10_000  # samples, as many as MNIST has test images
@@ -154,20 +153,9 @@ def about():
     }
 
 
-@contextlib.contextmanager
-def whole_file(path):
-    """A binary file that appears under its name when the block ends, or not at all."""
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        whole = Path(folder, path.name)
-        with whole.open("wb") as file:
-            yield file
-        os.replace(whole, path)
-
-
 def write_json(path, value):
     """Write JSON, whole or not at all."""
-    with whole_file(path) as file:
+    with files.whole_file(path) as file:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
@@ -294,7 +282,7 @@ def main(arguments=None, **classifier_settings):
         **classifier_settings,
     )
     record["command"] = command(__file__, arguments)
-    with whole_file(options.samples) as file:
+    with files.whole_file(options.samples) as file:
         np.save(file, samples)
     if options.curve:
         write_json(options.curve, record)
