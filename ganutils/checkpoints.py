@@ -8,7 +8,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from ganutils import training
+from ganutils.training import Progress, train
+from ganutils.updates import with_weight_norms
 
 
 class History(tf.train.experimental.PythonState):
@@ -51,7 +52,7 @@ def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step,
         step: integer `tf.Variable`, the number of steps done.
         history: dict from name to list of floats, as `training.train` keeps it.
         more: whatever else the run remembers, models or `tf.Module`s, each under a name: the model
-            that `training.with_average` keeps, a `losses.HistoricalAverage`.
+            that `updates.with_average` keeps, a `penalties.HistoricalAverage`.
 
     Returns:
         `tf.train.Checkpoint` over all of them.
@@ -235,14 +236,14 @@ def resume_and_train(train_step, make_batches, *, manager, steps, callbacks=(), 
     same machine, with the same versions). After a save that failed it goes on from memory.
 
     Args:
-        train_step, make_batches, steps, callbacks: as for `training.train`. The run is saved before
-            other callbacks are called.
+        train_step, make_batches, steps, callbacks: as for `training.train`. The run is saved after
+            the callbacks were called, with all that they wrote into the history.
         manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`, which holds
             everything that train_step changes, the step and the history.
         pace: every and per_call, as for `training.train`.
 
     Returns:
-        The history, with d_weights and g_weights as `training.with_weight_norms` adds them.
+        The history, with d_weights and g_weights as `updates.with_weight_norms` adds them.
 
     Raises:
         OSError, ValueError: as for `resume` and `saver`.
@@ -252,7 +253,7 @@ def resume_and_train(train_step, make_batches, *, manager, steps, callbacks=(), 
     run, save = manager.checkpoint, saver(manager)
     state = {"step": run.step, "history": run.history.values}
     if getattr(manager, "unsaved", None) == int(run.step):  # memory is ahead of the folder
-        save(training.Progress(int(run.step), steps, run.history.values, 0.0))
+        save(Progress(int(run.step), steps, run.history.values, 0.0))
     else:
         resume(manager)
     start = int(run.step)
@@ -261,6 +262,6 @@ def resume_and_train(train_step, make_batches, *, manager, steps, callbacks=(), 
         if progress.step > start:  # or the file that was just read would be written over
             save(progress)
 
-    callbacks = [save_new, *callbacks]
-    watched = training.with_weight_norms(train_step, run.discriminator, run.generator)
-    return training.train(watched, make_batches, steps=steps, callbacks=callbacks, **state, **pace)
+    callbacks = [*callbacks, save_new]
+    watched = with_weight_norms(train_step, run.discriminator, run.generator)
+    return train(watched, make_batches, steps=steps, callbacks=callbacks, **state, **pace)

@@ -160,7 +160,8 @@ def batches(images, batch_size, *, seed, start=0):
             rows[tf.where(epoch == first_epoch, tf.constant(first_row, tf.int64), 0) :]
         )
 
-    rows = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
+    # Not Dataset.counter: TensorFlow keeps a graph of each one until the process ends.
+    rows = tf.data.Dataset.range(first_epoch, 2**63 - 1).flat_map(epoch_rows)
     return rows.map(lambda row: tf.gather(images, row)).prefetch(2)
 
 

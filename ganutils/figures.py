@@ -139,8 +139,8 @@ def draw_curves(axes, history, names, *, lines=(), window=1):
 
     Raises:
         TypeError: names is a single string, values or heights are no numbers, or window no integer.
-        ValueError: more than four names, values not one a step, heights not finite, lines that are
-            no pairs, or window below 1.
+        ValueError: more than four names, values not one a step or beyond 1e300, heights not
+            finite, lines that are no pairs, or window below 1.
     """
     window = checks.as_integer(window, "window", low=1, high=2**63)
     if isinstance(names, str):
@@ -160,7 +160,8 @@ def draw_curves(axes, history, names, *, lines=(), window=1):
         axes.axhline(height, color="gray", linestyle=":", linewidth=1)
         axes.annotate(f" {label}", (1, height), xycoords=("axes fraction", "data"), va="center")
     axes.set_xlabel("step")
-    axes.legend()
+    if names:
+        axes.legend()
 
 
 def _as_curve(values, name):
@@ -169,7 +170,10 @@ def _as_curve(values, name):
         raise ValueError(f"{name} must hold one number a step, not the shape {values.shape}.")
     if values.size and values.dtype.kind not in "iuf":
         raise TypeError(f"{name} must hold numbers, not {values.dtype}.")
-    return values.astype(float)
+    values = values.astype(float)
+    if (np.abs(values[np.isfinite(values)]) > 1e300).any():
+        raise ValueError(f"{name} holds values beyond 1e300, which no axis can show.")
+    return values
 
 
 LOSS_LINES = ((2 * math.log(2), "2 log 2"), (math.log(2), "log 2"))
@@ -184,7 +188,7 @@ def draw_history(loss_axes, output_axes, history):
         history: dict from name to list with one float for each step.
 
     Raises:
-        TypeError, ValueError: values are no numbers, or not one a step.
+        TypeError, ValueError: values are no numbers, not one a step, or beyond 1e300.
     """
     losses = checks.as_array(history.get("d_loss", ()), "d_loss")
     window = max(1, losses.size // 200)
@@ -279,6 +283,7 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
         The path, as a `pathlib.Path`.
 
     Raises:
+        TypeError: frames are no sequence, or a duration is no number.
         ValueError: no frames, frames of another type or of different shapes, or a duration that
             is not a multiple of 10 ms from 20 ms on.
         OSError: disk full, no permission, no such folder; says what to do. An older file is intact.
@@ -302,6 +307,9 @@ def show_gif(path, *, alt):
     Args:
         path: the GIF file.
         alt: what the animation shows, in words, for readers who cannot see it.
+
+    Raises:
+        OSError: the file is missing, or cannot be read.
     """
     from IPython.display import HTML, display
 

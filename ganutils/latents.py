@@ -14,6 +14,10 @@ def sample_latents(count, latent_dim, *, seed, step):
 
     Returns:
         z, float32 of shape (count, latent_dim). The same (seed, step) gives the same z, always.
+
+    Raises:
+        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where an argument is no number or no
+            scalar, or a count is below 0.
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_normal((count, latent_dim), seed=key)
@@ -29,6 +33,10 @@ def slerp(start, end, fraction):
 
     Returns:
         float32 tensor; it turns at constant speed and, for equal lengths, keeps its length.
+
+    Raises:
+        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where an argument holds no numbers,
+            or their shapes do not fit.
 
     Source: Shoemake 1985; White 2016, arXiv 1609.04468, section 2.1.
     """

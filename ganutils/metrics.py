@@ -32,7 +32,7 @@ def frechet_distance(real, fake):
 
     Raises:
         TypeError: the features are not floats.
-        ValueError: too few samples, different dimensions, another shape, or NaN.
+        ValueError: too few samples, different dimensions, another shape, NaN, or beyond 1e30.
 
     Source: Heusel et al. 2017, arXiv 1706.08500, equation 6; Dowson and Landau 1982.
     """
@@ -64,7 +64,8 @@ def kernel_distance(real, fake, *, subsets=10, seed=0):
 
     Raises:
         TypeError: the features are not floats, or a number is no integer.
-        ValueError: too few samples or subsets, different dimensions, another shape, or NaN.
+        ValueError: too few samples or subsets, different dimensions, another shape, NaN, values
+            beyond 1e30, or a seed below 0.
 
     Source: Binkowski et al. 2018, arXiv 1801.01401, section 4 and equation 4; Zaremba et al. 2013,
         arXiv 1307.1954, for the independent parts.
@@ -127,7 +128,7 @@ def precision_recall(real, fake, *, k=3):
 
     Raises:
         TypeError: the features are not floats, or k is no integer.
-        ValueError: too few samples, different dimensions, another shape, or NaN.
+        ValueError: too few samples, different dimensions, another shape, NaN, or beyond 1e30.
 
     Source: Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2.
     """
@@ -215,8 +216,9 @@ def mode_coverage(samples, modes, *, deviation, radius=3.0):
         share of such samples in 0..1; "reverse_kl", float in 0..log(modes).
 
     Raises:
-        TypeError: samples or modes are not floats.
-        ValueError: no row, different dimensions, another shape, NaN, or a number not above 0.
+        TypeError: samples or modes are not floats, or a number is none.
+        ValueError: no row, different dimensions, another shape, NaN, values beyond 1e30, or a
+            number not above 0.
 
     Source: Lin et al. 2018, arXiv 1712.04086, section 4; Srivastava et al. 2017, arXiv 1705.07761.
     """
@@ -276,8 +278,9 @@ def support_size(samples, *, threshold, batch_size=100, seed=0):
         batch does, estimate and low are 0 and only high does.
 
     Raises:
-        TypeError: the samples are not floats, or batch_size is no integer.
-        ValueError: fewer than 10 batches, a threshold not above 0, another shape, or NaN.
+        TypeError: the samples are not floats, batch_size is no integer, or threshold no number.
+        ValueError: fewer than 10 batches, a threshold not above 0, another shape, NaN, values
+            beyond 1e30, or a seed below 0.
 
     Source: Arora and Zhang 2017, arXiv 1706.08224, section 2.
     """

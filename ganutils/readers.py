@@ -53,11 +53,11 @@ def read_idx(path):
                 raise ValueError("not the idx header of unsigned bytes")
             size = _small_enough(math.prod(shape))
             raw = file.read(size + 1)  # beyond the last byte comes the checksum
+        if len(raw) != size:
+            raise ValueError(f"{len(raw)} bytes or more, which are not of the shape {shape}")
+        return np.frombuffer(raw, np.uint8).reshape(shape)
     except Exception as error:  # gzip, zlib and numpy each complain in their own way
         raise refusal(path, f"damaged data ({error})", expected) from error
-    if len(raw) != size:
-        raise refusal(path, f"{len(raw)} bytes or more for the shape {shape}", expected)
-    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def read_npz(path, split):
@@ -227,6 +227,15 @@ def read_folder(folder, split):
         ValueError: no pictures, loose ones beside class folders, a folder or picture that cannot
             be read, or a picture of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (89 million).
     """
+    try:
+        files = _labeled_files(folder, split)
+    except OSError as error:
+        raise refusal(folder, f"what cannot be read ({error})", "a folder you may read") from error
+    images = np.stack([_read_picture(file) for file, _ in files])
+    return images, np.array([label for _, label in files])
+
+
+def _labeled_files(folder, split):
     parted = all((folder / part).is_dir() for part in _SPLITS)
     roots = [folder / part for part in _SPLITS] if parted else [folder]
     # Classes of both splits, so that a label means the same in each.
@@ -244,8 +253,7 @@ def read_folder(folder, split):
         files = [pair for i, pair in enumerate(files, 1) if (i % 10 == 0) == (split == "test")]
     if not files:
         raise refusal(root, found, f"{', '.join(_SUFFIXES)} files, directly or one folder a class")
-    images = np.stack([_read_picture(file) for file, _ in files])
-    return images, np.array([label for _, label in files])
+    return files
 
 
 def _pictures(folder):

@@ -1,12 +1,13 @@
 """Disks in trouble: full, or not to be written. For tests; each is real, in a process of its own.
 
-A test file calls `run(__file__, kind, case, folder)`; its last lines hand over to `main`, which
-calls the case in the child, as function of a folder and of a `trouble`: a context manager inside
-which that folder is in trouble, and behind which it is well again.
+A test file calls `run(__file__, kind, case)`; its last lines hand over to `main`, which
+calls the case in the child, as function of a folder, of a `trouble`, a context manager inside
+which that folder is in trouble, and behind which it is well again, and of the error's number.
 """
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -26,11 +27,11 @@ SMALL_DISK = f'mount -t tmpfs -o size={SIZE} none "$0" && exec "$@"'
 
 
 @contextlib.contextmanager
-def _full(folder):
-    """A file in the way, beside the folder."""
+def _full(folder, room=ROOM):
+    """A file in the way, beside the folder, but for so many bytes."""
     ballast = folder.parent / "ballast"
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    ballast.write_bytes(bytes(free - ROOM))
+    ballast.write_bytes(bytes(free - room))
     try:
         yield
     finally:
@@ -38,13 +39,13 @@ def _full(folder):
 
 
 @contextlib.contextmanager
-def _limited(folder):
-    """No file of this process may grow beyond a few bytes."""
+def _limited(folder, room=100):
+    """No file of this process may grow beyond so many bytes."""
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         yield
     finally:
@@ -122,4 +123,4 @@ def main(cases):
     folder = Path(disk, "folder")
     folder.mkdir()
     trouble, number = TROUBLES[kind]
-    cases[case](folder, lambda: trouble(folder), number)
+    cases[case](folder, functools.partial(trouble, folder), number)

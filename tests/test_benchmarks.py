@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,8 @@ import tensorflow as tf
 import time_to_quality
 from keras import layers
 
-from ganutils import classifier, data, latents, losses, metrics, training
-from ganutils.layers import SpectralNormalization
+from ganutils import checkpoints, classifier, data, latents, losses, metrics, training
+from ganutils.stabilizers import SpectralNormalization
 
 LOG2 = math.log(2)
 
@@ -523,6 +524,53 @@ def test_the_clock_only_cuts_off_what_train_does(second):
     np.testing.assert_allclose(systems.sample(run, 200), samples, atol=1e-3)
 
 
+def test_steps_go_on_from_the_last_save_to_the_same_samples(own_cache, tmp_path, capsys):
+    """Stopped by Ctrl-C and run again: samples, curve and losses are those of a run in one go."""
+
+    def run(name, **changes):
+        settings = {
+            "--steps": "120",
+            "--system": "S5",
+            "--data": "digits",
+            "--count": "100",
+        } | changes
+        settings |= {"--saves": tmp_path / name, "--samples": tmp_path / f"{name}.npy"}
+        settings |= {"--curve": tmp_path / f"{name}.json", "--points": "3"}
+        time_to_quality.main([f"{k}={v}" for k, v in settings.items()], **QUICK)
+        return np.load(tmp_path / f"{name}.npy"), json.loads(
+            (tmp_path / f"{name}.json").read_text()
+        )
+
+    whole, record = run("whole")
+    assert [(p["step"], p["seconds"]) for p in record["curve"]] == [
+        (50, None),
+        (100, None),
+        (120, None),
+    ]
+    assert record["steps"] == 120 and record["seconds"] is None
+
+    saver = checkpoints.saver
+
+    def pressed_saver(manager):
+        save = saver(manager)
+
+        def save_and_press(progress):
+            save(progress)
+            if progress.step == 50:
+                signal.raise_signal(signal.SIGINT)
+
+        return save_and_press
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "saver", pressed_saver)
+        with pytest.raises(SystemExit, match="At step 70 of 120; the same command goes on"):
+            run("stopped")
+    assert not (tmp_path / "stopped.npy").exists()
+    resumed, resumed_record = run("stopped")
+    np.testing.assert_array_equal(resumed, whole)
+    assert resumed_record["curve"] == record["curve"]
+
+
 def test_what_is_no_json_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     time_to_quality.write_json(path, {"a": 1})
@@ -545,6 +593,8 @@ BAD = [
     ({"--seed": "-1"}, "not in 0"),
     ({"--count": "0"}, "not in 1"),
     ({"--points": "-1"}, "not in 0"),
+    ({"--steps": "5"}, "not allowed with argument"),
+    ({"--saves": "folder"}, "belong together"),
 ]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ganutils import checkpoints, data, latents, losses, networks, training
+from ganutils import checkpoints, data, latents, losses, networks, training, updates
 
 assert runtime  # used by being imported
 
@@ -68,7 +68,7 @@ def new_run(make_networks, *, seed=1, optimizer=keras.optimizers.Adam):
     run.discriminator, run.generator = make_networks()
     run.d_optimizer, run.g_optimizer = optimizer(1e-2), optimizer(1e-2)
     optimizers = {"d_optimizer": run.d_optimizer, "g_optimizer": run.g_optimizer}
-    run.train_step = training.make_train_step(
+    run.train_step = updates.make_train_step(
         run.discriminator,
         run.generator,
         **optimizers,
@@ -198,7 +198,7 @@ def averaged_run(seed):
     """A run whose step also keeps an average of the generator's weights."""
     run = new_run(mlp, seed=seed)
     run.average = runtime.in_float32(run.generator)
-    run.train_step = training.with_average(run.train_step, run.generator, run.average)
+    run.train_step = updates.with_average(run.train_step, run.generator, run.average)
     run.checkpoint = checkpoints.make_checkpoint(
         run.discriminator,
         run.generator,

@@ -71,6 +71,9 @@ def test_features_come_back_as_float64_in_their_order():
         (FEATURES[:3], "3 rows; a covariance of 3 dimensions needs at least 4"),
         (with_value(FEATURES, np.nan), "NaN"),
         (with_value(FEATURES, np.inf), "infinite"),
+        (with_value(FEATURES, 1.1e30), "to 1.1e.30; beyond 1e.30 its powers overflow"),
+        (with_value(FEATURES, -1.1e30), "holds -1.1e.30 to"),
+        ([[1.0, 2.0], [3.0]], r"an array, not \[\[1.0, 2.0\], \[3.0\]\] \(list\)"),
     ],
 )
 def test_unfit_features_are_refused_by_name(name, unfit, words):
@@ -104,6 +107,9 @@ def test_probabilities_pass_and_are_refused():
 
 def test_shares_pass_and_are_refused():
     assert checks.as_shares(PROBABILITIES[0], "these").tolist() == [0.25, 0.75]
+    # Less than a normal number is nothing: a ratio with it would overflow.
+    tiny = np.finfo(np.float64).tiny
+    assert checks.as_shares(np.array([1.0, tiny, tiny / 2]), "these").tolist() == [1, tiny, 0]
     for unfit, words in [
         (np.array([3, 4]), "int64"),
         (np.array([3.0, 4.0]), "sum 7. Divide counts"),
@@ -128,12 +134,34 @@ def test_integers():
 
 
 def test_positive_numbers():
-    for value in (3, np.float32(0.5), 1e-300):
+    for value in (3, np.float32(0.5), 1e-300, np.array(2.0), tf.constant(2.0)):
         number = checks.as_positive(value, "width")
         assert number == value and type(number) is float
     for value in (0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="^width must be above 0 and finite"):
             checks.as_positive(value, "width")
+    for value in ("3", None, [3.0], np.ones(1), 1j, True, 10**400, [[1], [2, 3]]):
+        with pytest.raises(TypeError, match="^width must be a"):
+            checks.as_positive(value, "width")
+
+
+def test_numbers_for_float32():
+    for value in (1e-30, 1, 1e30):
+        number = checks.as_single(value, "width")
+        assert number == value and type(number) is float
+    for value in (1e-31, 1e31, 1e300):
+        with pytest.raises(ValueError, match="^width must be in 1e-30..1e30, not 1e"):
+            checks.as_single(value, "width")
+    with pytest.raises(ValueError, match="^width must be above 0"):
+        checks.as_single(-1, "width")
+
+
+def test_what_numpy_cannot_hold_is_named():
+    assert checks.as_array(tf.constant([1, 2]), "these").tolist() == [1, 2]
+    with pytest.raises(TypeError, match=r"^these must be an array, not \[\[1\], .* \(list\): "):
+        checks.as_array([[1], [2, 3]], "these")
+    with pytest.raises(TypeError, match=r"^k must be an integer, not \[0, 0, .*\.\.\.\] \(list\)"):
+        checks.as_integer([0] * 10**5, "k", low=1, high=3)
 
 
 def test_samples_and_modes_pass_and_are_refused():

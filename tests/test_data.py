@@ -450,6 +450,8 @@ ZEROS = np.zeros((3, 4, 4), np.uint8)
         ({"x_train": ZEROS, "y_train": np.arange(2)}, r"shape \(2,\); expected .*\(3,\)"),
         ({"x_train": ZEROS, "y_train": np.zeros(3)}, "found float64 .* expected integers"),
         ({"x_train": ZEROS, "y_train": np.eye(3, dtype=int)}, r"shape \(3, 3\)"),
+        ({"x_train": ZEROS, "y_train": np.array([0, 1, 2**31])}, "from 0 to 2147483648; .* 2..31"),
+        ({"x_train": ZEROS, "y_train": np.array([-(2**31) - 1, 0, 1])}, "from -2147483649 to 1"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path, arrays, named):
@@ -591,7 +593,7 @@ def test_wrong_requests_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match="expected an .npz file or a folder"):
         data.load_images(tmp_path / "a.txt")
-    for split in ("validation", None, "Train"):
+    for split in ("validation", None, "Train", ["train"], np.array(["train", "test"])):
         with pytest.raises(ValueError, match="'train' or 'test'"):
             data.load_images("digits", split=split)
     for source in (None, 3, ZEROS):
@@ -874,6 +876,14 @@ def test_toy_noise_is_independent_of_other_steps_and_of_the_latents(jit_compile)
         (GRID, "side", 1, ValueError),
         (GRID, "side", "5", TypeError),
         (GRID, "spacing", -2.0, ValueError),
+        (RING, "radius", 1e31, ValueError),
+        (GRID, "spacing", 1e-31, ValueError),
+        (RING, "deviation", "0.1", TypeError),
+        (RING, "count", 10**8 + 1, ValueError),
+        *((d, n, v, TypeError) for d in (RING, GRID) for n in ("seed", "step") for v in (0.5, "1")),
+        (RING, "step", tf.constant(0.5), TypeError),
+        (GRID, "seed", tf.constant([1, 2]), TypeError),
+        (GRID, "seed", 2**63, ValueError),
     ],
 )
 def test_wrong_toys_are_refused(draw, name, value, kind):

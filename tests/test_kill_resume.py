@@ -47,6 +47,7 @@ def failing(folder, end, trial, seed):
 def test_a_child_that_loses_everything_is_found_out(tmp_path):
     found = kill_resume.run_to_the_end(tmp_path, None, seed=0, kills=0, chance=None, work=sloppy)
     assert found.pop("unreadable")[0].startswith(str(tmp_path / "saves" / "ckpt-3"))
+    assert found.pop("left_over") == ["ckpt-4_temp"]
     assert found == {"kills": 1, "saves_hit": 1, "restarts": 1, "astray": ["3 -> 0"]}
 
 

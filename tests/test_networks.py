@@ -13,8 +13,7 @@ import systems
 import tensorflow as tf
 from keras import layers
 
-from ganutils import layers as our_layers
-from ganutils import networks
+from ganutils import networks, stabilizers
 
 
 @pytest.fixture(autouse=True)
@@ -382,8 +381,8 @@ def test_a_point_network_may_pack_points_and_compare_a_batch():
         2,
         1,
         widths=(6,),
-        first=lambda x: our_layers.Pack(4)(x),
-        last=lambda x: our_layers.MinibatchDiscrimination(3, 2)(x),
+        first=lambda x: stabilizers.Pack(4)(x),
+        last=lambda x: stabilizers.MinibatchDiscrimination(3, 2)(x),
     )
     assert model(keras.random.normal((12, 2))).shape == (3, 1)
     shapes = [kernel.shape for kernel in kernels(model)]

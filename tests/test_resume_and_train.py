@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from jupyter_client.manager import start_new_kernel
 
-from ganutils import checkpoints, data, layers, losses, networks, training
+from ganutils import checkpoints, data, losses, networks, penalties, stabilizers, training, updates
 
 SHAPE, LATENT_DIM = (8, 8, 1), 3
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (40, *SHAPE)).astype(np.float32)
@@ -44,20 +45,20 @@ def spectral():
         [
             keras.Input(SHAPE),
             keras.layers.Flatten(),
-            layers.SpectralNormalization(keras.layers.Dense(5)),
+            stabilizers.SpectralNormalization(keras.layers.Dense(5)),
             keras.layers.LeakyReLU(),
-            layers.MinibatchDiscrimination(2, 2),
-            layers.SpectralNormalization(keras.layers.Dense(1)),
+            stabilizers.MinibatchDiscrimination(2, 2),
+            stabilizers.SpectralNormalization(keras.layers.Dense(1)),
         ]
     )
     return critic, mlp()[1]
 
 
 def virtual():
-    reference = layers.WithReference(IMAGES[:4])
+    reference = stabilizers.WithReference(IMAGES[:4])
     x = keras.Input(SHAPE)
-    y = layers.VirtualBatchNormalization(4)(keras.layers.Dense(5)(reference(x)))
-    y = keras.layers.Dense(1)(keras.layers.Flatten()(layers.DropReference(4)(y)))
+    y = stabilizers.VirtualBatchNormalization(4)(keras.layers.Dense(5)(reference(x)))
+    y = keras.layers.Dense(1)(keras.layers.Flatten()(stabilizers.DropReference(4)(y)))
     return keras.Model(x, y), mlp()[1]
 
 
@@ -65,20 +66,20 @@ def virtual():
 
 
 def plain(run, **parts):
-    return training.make_train_step(
+    return updates.make_train_step(
         run.discriminator, run.generator, objective=losses.non_saturating, **parts
     ), {}
 
 
 def averaged(run, **parts):
     average = runtime.in_float32(run.generator)
-    train_step = training.with_average(plain(run, **parts)[0], run.generator, average)
+    train_step = updates.with_average(plain(run, **parts)[0], run.generator, average)
     return train_step, {"average": average}
 
 
 def historical(run, **parts):
-    means = losses.HistoricalAverage(run.generator.trainable_variables)
-    train_step = training.make_regularized_step(
+    means = penalties.HistoricalAverage(run.generator.trainable_variables)
+    train_step = updates.make_regularized_step(
         run.discriminator,
         run.generator,
         objective=losses.least_squares,
@@ -90,15 +91,15 @@ def historical(run, **parts):
 
 def several(run, **parts):
     def penalty(real, fake, step):
-        return losses.gradient_penalty(run.discriminator, real, fake, seed=3, step=step)
+        return penalties.gradient_penalty(run.discriminator, real, fake, seed=3, step=step)
 
-    train_step = training.make_regularized_step(
+    train_step = updates.make_regularized_step(
         run.discriminator,
         run.generator,
         objective=losses.wasserstein,
         d_terms=[penalty],
         d_steps=2,
-        constrain=functools.partial(losses.clip_weights, limit=0.5),
+        constrain=functools.partial(penalties.clip_weights, limit=0.5),
         **parts,
     )
     return train_step, {}
@@ -186,7 +187,7 @@ def test_the_same_line_after_a_crash_ends_at_the_same_bits(variant, tmp_path):
     go(whole)
     crashed = new_run(variant, folder=tmp_path / "crashed")
     with pytest.raises(Crash):
-        go(crashed, callbacks=[crash_at(EVERY)])
+        go(crashed, callbacks=[crash_at(2 * EVERY)])
     resumed = new_run(variant, seed=99, folder=tmp_path / "crashed")  # after a kernel restart
     assert frozen(resumed) != frozen(crashed)
     history = go(resumed)
@@ -227,10 +228,17 @@ def test_a_finished_run_is_left_alone_and_its_file_too(tmp_path):
     assert times == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
 
 
-def test_a_save_comes_before_other_callbacks(tmp_path):
-    run, newest = new_run(folder=tmp_path), []
-    go(run, callbacks=[lambda progress: newest.append(saved_steps(run)[-1])])
-    assert newest == [4, 8, 11]
+def test_what_callbacks_write_into_the_history_is_saved_with_the_step(tmp_path):
+    def note(progress):
+        progress.history.setdefault("noted", []).append(progress.step)
+
+    whole, run = (new_run(folder=tmp_path / name) for name in "ab")
+    go(whole, callbacks=[note])
+    with pytest.raises(Crash):
+        go(run, callbacks=[note, crash_at(2 * EVERY)])
+    again = new_run(seed=99, folder=tmp_path / "b")
+    go(again, callbacks=[note])
+    assert again.history["noted"] == [4, 8, 11] and frozen(again) == frozen(whole)
 
 
 def test_a_folder_that_is_further_than_the_end_is_refused(tmp_path):
@@ -326,3 +334,33 @@ def test_the_norms_are_those_of_the_weights_and_change_no_step(tmp_path):
         squares = [float((w.numpy().astype(np.float64) ** 2).sum()) for w in model.weights]
         assert watched.history.pop(name)[-1] == pytest.approx(sum(squares) ** 0.5, rel=1e-6)
     assert watched.history == bare.history
+
+
+def test_the_stop_button_of_a_notebook(tmp_path):
+    """A kernel that is interrupted as by the button: the cell ends well, and the next one runs."""
+    manager, client = start_new_kernel()
+    printed = []
+
+    def show(message):
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+            printed.append(message["content"]["text"])
+            if "at 3\n" in message["content"]["text"]:
+                manager.interrupt_kernel()
+
+    cells = [
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_resume_and_train as t\n"
+        f"run = t.new_run(folder={str(tmp_path)!r})",
+        "t.go(run, 10_000, callbacks=[lambda p: print('at', p.step, flush=True)], every=1);",
+        "print('stands at', int(run.step), len(run.history['d_loss']), t.saved_steps(run)[-1])",
+    ]
+    try:
+        replies = [client.execute_interactive(c, output_hook=show, timeout=120) for c in cells]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert [reply["content"]["status"] for reply in replies] == ["ok"] * 3
+    text = "".join(printed)
+    assert text.count("Run the same once more") == 1
+    step, values, newest = map(int, text.rpartition("stands at")[2].split())
+    assert 3 <= step == values == newest < 10_000

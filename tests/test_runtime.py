@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ganutils import latents, losses, networks, training
+from ganutils import latents, losses, networks, training, updates
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -230,7 +230,7 @@ def short_run(policy, steps=12, scale=1.0):
     rows = np.random.default_rng(0).normal(0.4, 0.5, (steps, 64, *SHAPE))
     batches = tf.constant(np.clip(rows * scale, -1, 1), tf.float32)
     history = training.train(
-        training.make_train_step(
+        updates.make_train_step(
             discriminator,
             generator,
             d_optimizer=optimizers[0],

@@ -20,6 +20,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 import time_to_quality
 
-from ganutils import checkpoints, data, files, networks, training
+from ganutils import checkpoints, data, files, networks, training, updates
 
 SAVED = time_to_quality.RESULTS / "kill_resume.json"
 KEEP = 3  # checkpoints in a folder
@@ -162,7 +163,7 @@ def train_once(end, trial, seed):
     run = systems.start(trial.system, seed=seed)
     step = tf.Variable(0, dtype=tf.int64)
     history = training.train(
-        training.with_weight_norms(run.train_step, run.discriminator, run.generator),
+        updates.with_weight_norms(run.train_step, run.discriminator, run.generator),
         make_batches(trial, seed),
         steps=trial.steps,
         step=step,
@@ -214,7 +215,8 @@ def forks():
     `ganutils.runtime` uses one while it imports TensorFlow, so TensorFlow comes first.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tensorflow", "keras", "sklearn.datasets", "ganutils.training"])
+    ours = [f"ganutils.{room}" for room in ("checkpoints", "classifier", "data", "networks")]
+    context.set_forkserver_preload(["tensorflow", *ours])
     # TensorFlow's start-up messages, in that process and those forked from it, go nowhere.
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -334,7 +336,8 @@ def run_to_the_end(folder, trial, *, seed, kills, chance, work=train_on):
 
     Returns:
         Dict: "kills", "saves_hit" (of the kills), "restarts", "astray" (starts from another step
-        than that of the newest checkpoint listed, or a later one), "unreadable" (lines of text).
+        than that of the newest checkpoint listed, or a later one), "unreadable" (lines of text),
+        "left_over" (names of files that are on no list at the end).
 
     Raises:
         RuntimeError: a child failed by itself, or did nothing for long.
@@ -343,7 +346,8 @@ def run_to_the_end(folder, trial, *, seed, kills, chance, work=train_on):
     saves.mkdir()
     starts.touch()
     found = {"kills": 0, "saves_hit": 0, "restarts": -1, "astray": [], "unreadable": []}
-    while not end.exists():
+    exitcode = None
+    while exitcode != 0:
         before, newest = loose(saves), max(map(number, listed(saves)), default=0)
         noted = len(starts.read_text().split())
         process = start(forks(), work, folder / "log.txt", saves, end, trial, seed)
@@ -351,14 +355,16 @@ def run_to_the_end(folder, trial, *, seed, kills, chance, work=train_on):
         if found["kills"] < kills:
             strike(saves, process, chance)
         process.join()
-        if process.exitcode not in (0, -9):
+        exitcode = process.exitcode
+        if exitcode not in (0, -signal.SIGKILL):
             raise RuntimeError(f"A child failed:\n{(folder / 'log.txt').read_text()[-3000:]}")
-        if process.exitcode == -9:
+        if exitcode:
             found["kills"] += 1
             found["saves_hit"] += bool(loose(saves) - before)
             found["unreadable"] += unreadable(saves)
         began = [int(word) for word in starts.read_text().split()[noted:]]
         found["astray"] += [f"{newest} -> {x}" for x in began if x < newest]
+    found["left_over"] = sorted(name for name, _ in loose(saves))
     return found
 
 

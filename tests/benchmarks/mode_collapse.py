@@ -30,8 +30,9 @@ import systems
 import tensorflow as tf
 from tqdm import tqdm
 
-from ganutils import data, layers, losses, metrics, networks, training
+from ganutils import data, losses, metrics, networks, penalties, stabilizers, training
 from ganutils.latents import sample_latents
+from ganutils.updates import make_regularized_step, with_average
 
 SAVED = time_to_quality.RESULTS / "mode_collapse.json"
 BATCH, LATENT_DIM, RATE, SAMPLES = 128, 2, 2e-3, 2500
@@ -70,9 +71,9 @@ class Method(NamedTuple):
     """What differs from the plain GAN.
 
     discriminator, generator: arguments of `networks.point_network`. d_terms, g_terms: functions
-    (discriminator, generator, seed) -> terms of `training.make_regularized_step`. falling: whether
+    (discriminator, generator, seed) -> terms of `updates.make_regularized_step`. falling: whether
     the step size falls to 0. longer: times as many updates as the others have. The rest are
-    arguments of `training.make_regularized_step`.
+    arguments of `updates.make_regularized_step`.
     """
 
     title: str
@@ -94,12 +95,13 @@ def no_loss(fake_logits):
 
 def match_features(discriminator, generator, seed):
     hidden = keras.Model(discriminator.input, discriminator.layers[-2].output)
-    return [lambda real, fake, step: losses.feature_matching(hidden, real, fake)]
+    return [lambda real, fake, step: penalties.feature_matching(hidden, real, fake)]
 
 
 def average_history(network_of, weight):
     def terms(discriminator, generator, seed):
-        history = losses.HistoricalAverage(network_of(discriminator, generator).trainable_variables)
+        network = network_of(discriminator, generator)
+        history = penalties.HistoricalAverage(network.trainable_variables)
         return [lambda real, fake, step: weight * history(step)]
 
     return terms
@@ -115,16 +117,16 @@ def penalized(penalty):
 
 
 def virtual_bn_relu(x):
-    return keras.layers.ReLU()(layers.VirtualBatchNormalization(REFERENCE)(x))
+    return keras.layers.ReLU()(stabilizers.VirtualBatchNormalization(REFERENCE)(x))
 
 
 def with_reference(z):
     latents = sample_latents(REFERENCE, LATENT_DIM, seed=12345, step=0)
-    return layers.WithReference(latents.numpy())(z)
+    return stabilizers.WithReference(latents.numpy())(z)
 
 
 def spectral_dense(units):
-    return layers.SpectralNormalization(keras.layers.Dense(units))
+    return stabilizers.SpectralNormalization(keras.layers.Dense(units))
 
 
 METHODS = {
@@ -141,7 +143,7 @@ METHODS = {
     ),
     "minibatch": Method(
         "minibatch discrimination",
-        discriminator={"last": lambda x: layers.MinibatchDiscrimination(8, 2)(x)},
+        discriminator={"last": lambda x: stabilizers.MinibatchDiscrimination(8, 2)(x)},
     ),
     "history": Method(
         "historical averaging",
@@ -154,11 +156,11 @@ METHODS = {
         generator={
             "first": with_reference,
             "after_dense": virtual_bn_relu,
-            "last": lambda x: layers.DropReference(REFERENCE)(x),
+            "last": lambda x: stabilizers.DropReference(REFERENCE)(x),
         },
     ),
-    "pack2": Method("packing, 2", discriminator={"first": lambda x: layers.Pack(2)(x)}),
-    "pack4": Method("packing, 4", discriminator={"first": lambda x: layers.Pack(4)(x)}),
+    "pack2": Method("packing, 2", discriminator={"first": lambda x: stabilizers.Pack(2)(x)}),
+    "pack4": Method("packing, 4", discriminator={"first": lambda x: stabilizers.Pack(4)(x)}),
     "squares": Method("least squares", objective=losses.least_squares),
     "spectral": Method(
         "hinge, spectral norm",
@@ -170,7 +172,7 @@ METHODS = {
         "Wasserstein, clipping",
         objective=losses.wasserstein,
         d_steps=5,
-        constrain=functools.partial(losses.clip_weights, limit=0.5),
+        constrain=functools.partial(penalties.clip_weights, limit=0.5),
     ),
     "penalty": Method(
         "Wasserstein, penalty",
@@ -210,7 +212,7 @@ def run(method, world, *, seed, updates):
     generator = networks.point_network(LATENT_DIM, size, **method.generator)
     average = keras.models.clone_model(generator)
     average.set_weights(generator.get_weights())
-    train_step = training.make_regularized_step(
+    train_step = make_regularized_step(
         discriminator,
         generator,
         d_optimizer=make_adam(method, updates),
@@ -224,7 +226,7 @@ def run(method, world, *, seed, updates):
         constrain=method.constrain,
     )
     take = training.make_drawn_loop(
-        training.with_average(train_step, generator, average),
+        with_average(train_step, generator, average),
         lambda now: world.draw(BATCH * method.d_steps, seed=seed, step=now),
         step=tf.Variable(0, dtype=tf.int64),
     )

@@ -30,7 +30,7 @@ import systems
 import tensorflow as tf
 import time_to_quality
 
-from ganutils import data, figures, latents, losses, networks, training
+from ganutils import data, figures, latents, losses, networks, training, updates
 from ganutils.layers import FusedBatchNormalization
 
 SAVED = time_to_quality.RESULTS / "step_time.json"
@@ -145,7 +145,7 @@ class View(figures.LiveView):
 
 def our_step(system):
     discriminator, generator = system["ours"]()
-    train_step = training.make_train_step(
+    train_step = updates.make_train_step(
         discriminator,
         generator,
         d_optimizer=system["make_optimizer"](),

@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from ganutils import losses, networks, training
+from ganutils import losses, networks, penalties, updates
 from ganutils.latents import sample_latents
-from ganutils.layers import SpectralNormalization
+from ganutils.stabilizers import SpectralNormalization
 
 MNIST = (28, 28, 1)
 
@@ -29,7 +29,7 @@ class System(NamedTuple):
 
     title: for tables. make_discriminator, make_generator: function () -> model. make_optimizer:
     function () -> Keras optimizer, called once a network. make_step: factory with the arguments of
-    `training.make_train_step`, bar the objective. batch_size: images a step. latent_dim: length
+    `updates.make_train_step`, bar the objective. batch_size: images a step. latent_dim: length
     of z. draw: function as `latents.sample_latents`, the distribution of z. fast: whether it trains
     in `runtime.fast_precision`. averaged: whether its samples come from averaged weights.
     per_call: steps by one call of `training.train`, which is no part of the design: more where a
@@ -153,14 +153,14 @@ def make_alternating_step(
 
     Args:
         discriminator, generator, d_optimizer, g_optimizer, latent_dim, seed: as for
-            `training.make_train_step`.
+            `updates.make_train_step`.
         draw: function as `latents.sample_latents`.
         show: `apart`, `in_turn` or `together`.
         predicts: where True, D's fake images are made of noise of their own with the moving
             statistics of G, as by Keras' `predict`; else they are those that G then learns from.
 
     Returns:
-        `tf.function` as that of `training.make_train_step`. Each logit is reported as it was
+        `tf.function` as that of `updates.make_train_step`. Each logit is reported as it was
         before the update that it led to; d_loss is the sum over real and fake in every case.
     """
     d_vars, g_vars = discriminator.trainable_variables, generator.trainable_variables
@@ -197,7 +197,7 @@ def make_alternating_step(
     return train_step
 
 
-simultaneous = partial(training.make_train_step, objective=losses.non_saturating)
+simultaneous = partial(updates.make_train_step, objective=losses.non_saturating)
 adam = keras.optimizers.Adam
 glorot = "glorot_uniform"  # Keras' own default, with which these programs were written
 
@@ -380,36 +380,38 @@ def spectral_discriminator():
 
 
 def penalty_term(penalty, discriminator, seed):
-    """A penalty, as for `make_penalized_step`, as a term of `training.make_regularized_step`."""
+    """A penalty, as for `make_penalized_step`, as a term of `updates.make_regularized_step`."""
     return lambda real, fake, step: penalty(discriminator, real, fake, seed=seed, step=step)
 
 
 def make_penalized_step(discriminator, generator, *, seed, penalty=None, **settings):
-    """Make a step of `training.make_regularized_step`, with a penalty of D perhaps.
+    """Make a step of `updates.make_regularized_step`, with a penalty of D perhaps.
 
     Args:
-        discriminator, generator, seed: as for `training.make_train_step`.
+        discriminator, generator, seed: as for `updates.make_train_step`.
         penalty: function (discriminator, real, fake, *, seed, step) -> scalar, weight included,
             which is added to D's loss; None for none.
-        settings: further arguments of `training.make_regularized_step`.
+        settings: further arguments of `updates.make_regularized_step`.
 
     Returns:
-        `tf.function` as that of `training.make_train_step`.
+        `tf.function` as that of `updates.make_train_step`.
     """
     d_terms = [penalty_term(penalty, discriminator, seed)] if penalty else []
-    return training.make_regularized_step(
+    return updates.make_regularized_step(
         discriminator, generator, seed=seed, d_terms=d_terms, **settings
     )
 
 
 def gradient_penalty(weight):
     return lambda critic, real, fake, **draw: (
-        weight * losses.gradient_penalty(critic, real, fake, **draw)
+        weight * penalties.gradient_penalty(critic, real, fake, **draw)
     )
 
 
 def r1_penalty(weight):
-    return lambda discriminator, real, fake, **draw: weight * losses.r1_penalty(discriminator, real)
+    return lambda discriminator, real, fake, **draw: (
+        weight * penalties.r1_penalty(discriminator, real)
+    )
 
 
 def with_loss(title, objective, *, d_steps=1, make_discriminator=COURSE.make_discriminator, **more):
@@ -447,7 +449,7 @@ LOSSES = {
         "Wasserstein, clipping",
         losses.wasserstein,
         d_steps=CRITIC_STEPS,
-        constrain=partial(losses.clip_weights, limit=CLIP),
+        constrain=partial(penalties.clip_weights, limit=CLIP),
     ),
     "loss-penalty": with_loss(
         "Wasserstein, penalty",
@@ -506,7 +508,7 @@ def start(system, *, seed):
         seed=seed,
     )
     if system.averaged:
-        train_step = training.with_average(train_step, generator, sampler)
+        train_step = updates.with_average(train_step, generator, sampler)
     return Run(
         system, seed, discriminator, generator, sampler, d_optimizer, g_optimizer, train_step
     )

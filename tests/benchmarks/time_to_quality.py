@@ -33,11 +33,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ganutils import classifier, data, files, metrics, training
+from ganutils import checkpoints, classifier, data, files, metrics, training
 
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "assets" / "results"
 COUNT = 10_000  # samples, as many as MNIST has test images
 RECENT = 50  # a loss in the curve is the mean over this many steps
+EVERY = 50  # steps between two saves, where steps are counted
 NO_END = 10**9  # steps; the time ends a run before
 
 
@@ -104,6 +105,58 @@ def train_for(run, images, marks, report):
     return watch.seconds, history
 
 
+def train_to(run, images, marks, report, *, folder, told):
+    """Train until the last mark, from the last save in a folder on.
+
+    Args:
+        run: `systems.Run`, as it was started.
+        images: as for `train_for`.
+        marks: ascending numbers of steps; multiples of EVERY, bar the last one.
+        report: as for `train_for`; called with None for the seconds.
+        folder: of the saves.
+        told: dict with the list "curve", which `report` extends by dicts with a "step"; saved, too.
+
+    Returns:
+        None for the seconds; history, as `training.train` keeps it.
+
+    Raises:
+        SystemExit: Ctrl-C; all is saved.
+    """
+    step, history = tf.Variable(0, dtype=tf.int64), {}
+    run_and_curve = checkpoints.make_checkpoint(
+        run.discriminator,
+        run.generator,
+        d_optimizer=run.d_optimizer,
+        g_optimizer=run.g_optimizer,
+        step=step,
+        history=history,
+        average=run.sampler,
+        told=checkpoints.History(told),
+    )
+    manager = tf.train.CheckpointManager(run_and_curve, str(folder), max_to_keep=2)
+    checkpoints.resume(manager)
+
+    def tell(progress):
+        if progress.step in marks and progress.step not in [p["step"] for p in told["curve"]]:
+            report(None, progress)
+
+    training.train(
+        run.train_step,
+        lambda start: data.batches(images, run.system.batch_size, seed=run.seed, start=start),
+        steps=marks[-1],
+        step=step,
+        history=history,
+        callbacks=[tell, checkpoints.saver(manager)],  # what was told is saved with the step
+        every=EVERY,
+        per_call=run.system.per_call,
+    )
+    if int(step) < marks[-1]:
+        raise SystemExit(
+            f"At step {int(step)} of {marks[-1]}; the same command goes on from there."
+        )
+    return None, history
+
+
 class Judge(NamedTuple):
     """A classifier with its (features, probabilities) of the test and of as many other images."""
 
@@ -164,12 +217,25 @@ def recent(history):
     return {name: float(np.mean(values[-RECENT:])) for name, values in history.items()}
 
 
-def measure(system, *, seconds, seed=0, source="mnist", count=COUNT, points=12, **settings):
-    """Train one system for so many seconds; print the curve as it comes.
+def measure(
+    system,
+    *,
+    seconds=None,
+    end_step=None,
+    saves=None,
+    seed=0,
+    source="mnist",
+    count=COUNT,
+    points=12,
+    **settings,
+):
+    """Train one system for so many seconds, or steps; print the curve as it comes.
 
     Args:
         system: key of `systems.ALL`.
         seconds: training time, > 0.
+        end_step: where seconds is None, the number of steps, > 0.
+        saves: the folder that belongs to it.
         seed: of everything random.
         source: as for `data.load_images`; 28x28 images of one channel.
         count: samples.
@@ -197,28 +263,37 @@ def measure(system, *, seconds, seed=0, source="mnist", count=COUNT, points=12, 
         },
         "precision": run.generator.layers[1].compute_dtype,
         "floor": floor,
-        "curve": [],
         "date": date.today().isoformat(),
         **about(),
     }
-    print(f"{system}, {run.system.title}, seed {seed}, on {name}: {seconds:g} s of training")
+    length = f"{seconds:g} s" if seconds else f"{end_step:,} steps"
+    print(f"{system}, {run.system.title}, seed {seed}, on {name}: {length} of training")
     print(f"{record['machine']}; {', '.join(map(' '.join, record['versions'].items()))}")
     print(
         f"{'seconds':>8}{'steps':>8}{'Frechet':>9}{'floor':>7}{'d_loss':>8}{'g_loss':>8}",
         flush=True,
     )
 
+    told = {"curve": []}
+
     def report(now, progress):
         values = recent(progress.history)
         score = judge.frechet(systems.sample(run, count)) if judge else None
-        record["curve"].append({"seconds": now, "step": progress.step, "frechet": score} | values)
+        told["curve"].append({"seconds": now, "step": progress.step, "frechet": score} | values)
         scores = f"{score:9.1f}{floor:7.1f}" if judge else f"{'-':>9}{'-':>7}"
         losses = "".join(f"{values[name]:8.3f}" for name in ("d_loss", "g_loss"))
-        print(f"{now:8.1f}{progress.step:8}{scores}{losses}", flush=True)
+        time_told = f"{'-':>8}" if now is None else f"{now:8.1f}"
+        print(f"{time_told}{progress.step:8}{scores}{losses}", flush=True)
 
-    marks = np.geomspace(seconds, seconds / 60, max(points, 1))[::-1].tolist()
-    record["seconds"], history = train_for(run, images, marks, report)
-    record["steps"] = len(history["d_loss"])
+    marks = np.geomspace(seconds or end_step, (seconds or end_step) / 60, max(points, 1))[::-1]
+    if seconds:
+        record["seconds"], history = train_for(run, images, marks.tolist(), report)
+    else:
+        rounded = {min(max(round(m / EVERY), 1) * EVERY, end_step) for m in marks} | {end_step}
+        record["seconds"], history = train_to(
+            run, images, sorted(rounded), report, folder=saves, told=told
+        )
+    record["steps"], record["curve"] = len(history["d_loss"]), told["curve"]
     return systems.sample(run, count), record
 
 
@@ -263,7 +338,10 @@ def main(arguments=None, **classifier_settings):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--seconds", type=positive, required=True, help="training time")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--seconds", type=positive, help="training time")
+    length.add_argument("--steps", type=whole_number(1, NO_END), help="instead of --seconds")
+    add("--saves", type=Path, help="folder where a run of --steps is saved and goes on from")
     add("--samples", type=writable(".npy"), required=True, help="file for the samples")
     add("--curve", type=writable(".json"), help="file for the curve and all that belongs to it")
     add("--system", choices=systems.ALL, default="course")
@@ -272,9 +350,13 @@ def main(arguments=None, **classifier_settings):
     add("--count", type=whole_number(1, 10**6), default=COUNT, help="samples")
     add("--points", type=whole_number(0, 100), default=12, help="of the curve; 0: do not score")
     options = parser.parse_args(arguments)
+    if (options.steps is None) != (options.saves is None):
+        parser.error("--steps and --saves belong together")
     samples, record = measure(
         options.system,
         seconds=options.seconds,
+        end_step=options.steps,
+        saves=options.saves,
         seed=options.seed,
         source=options.data,
         count=options.count,
