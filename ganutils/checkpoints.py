@@ -186,6 +186,8 @@ def resume(manager):
             continue
         refuse_another_run(path, saved, contents_of_run(run))
         run.restore(path).assert_consumed()
+        if path in others:
+            failed.append(f"{manager.directory}: the list of saves, which does not name {path}")
         break
     else:
         if known or len(others) > 1:  # a single unlisted one is a first save that was cut off

@@ -198,13 +198,14 @@ def draw_history(loss_axes, output_axes, history):
     output_axes.set(ylim=(0, 1), title="D(real) and D(fake)")
 
 
-def _in_notebook():
+def _running_cell():
+    """Number of the notebook's running cell, anew each time it is run; None outside a notebook."""
     try:
         from IPython import get_ipython
     except ImportError:
-        return False
+        return None
     shell = get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
+    return shell.execution_count if hasattr(shell, "kernel") else None
 
 
 class LiveView:
@@ -219,24 +220,25 @@ class LiveView:
     """
 
     def __init__(self, sample, *, columns=None):
-        self.sample, self.columns, self.handle = sample, columns, None
+        self.sample, self.columns, self.handle, self.cell = sample, columns, None, None
 
     def __call__(self, progress):
-        if not _in_notebook():
+        if (cell := _running_cell()) is None:
             return
         from IPython.display import display
 
+        images = self.sample()
         figure, axes = plt.subplots(
             1, 3, figsize=(11, 3.6), layout="constrained", width_ratios=(1, 1.2, 1.2)
         )
-        draw_images(axes[0], self.sample(), columns=self.columns, title="samples, fixed latents")
+        draw_images(axes[0], images, columns=self.columns, title="samples, fixed latents")
         draw_history(axes[1], axes[2], progress.history)
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         done = progress.step == progress.steps
         left = "done" if done else f"about {minutes} min {seconds:02d} s left"
         figure.suptitle(f"step {progress.step:,} of {progress.steps:,}, {left}")
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
+        if self.handle is None or self.cell != cell:  # after an interruption, the old one is gone
+            self.handle, self.cell = display(figure, display_id=True), cell
         else:
             self.handle.update(figure)
         plt.close(figure)  # or the notebook would show it once more
@@ -284,8 +286,8 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
 
     Raises:
         TypeError: frames are no sequence, or a duration is no number.
-        ValueError: no frames, frames of another type or of different shapes, or a duration that
-            is not a multiple of 10 ms from 20 ms on.
+        ValueError: no frames, frames of another type or of different shapes, a side above 65,535
+            pixels, or a duration that is not a multiple of 10 ms in 20..655,350 ms.
         OSError: disk full, no permission, no such folder; says what to do. An older file is intact.
     """
     path, frames = Path(path), [np.asarray(frame) for frame in frames]
@@ -293,8 +295,13 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
     drawable = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
     if not drawable or any(f.dtype != np.uint8 or f.shape != shape for f in frames):
         raise ValueError("frames must be uint8, all (height, width) or (height, width, 3).")
-    if any(ms < 20 or ms % 10 for ms in (milliseconds, hold)):
-        raise ValueError(f"{milliseconds=} and {hold=} must be multiples of 10, at least 20.")
+    if max(shape) > 65_535 or any(
+        not 20 <= ms <= 655_350 or ms % 10 for ms in (milliseconds, hold)
+    ):
+        raise ValueError(
+            f"{milliseconds=} and {hold=} must be multiples of 10 in 20..655350, and no side of "
+            f"{shape} above 65535."
+        )
     durations = [milliseconds] * (len(frames) - 1) + [hold] if len(frames) > 1 else hold
     with files.whole_file(path) as file:
         imageio.imwrite(file, frames, extension=".gif", duration=durations, loop=0)

@@ -89,16 +89,3 @@ class UpsampleConv2D(layers.Conv2D):
     def get_config(self):
         config = super().get_config() | {"kernel_size": self.kernel_size[0], "scale": self.scale}
         return {key: value for key, value in config.items() if key != "padding"}
-
-
-# TEMPORARY: old names
-from ganutils.stabilizers import (  # noqa: E402, F401
-    DropReference,
-    MinibatchDiscrimination,
-    Pack,
-    SpectralNormalization,
-    VirtualBatchNormalization,
-    WithReference,
-    largest_singular_value,
-    virtual_moments,
-)

@@ -195,13 +195,3 @@ minimax = (discriminator_loss, saturating_generator_loss)
 least_squares = (least_squares_discriminator_loss, least_squares_generator_loss)
 hinge = (hinge_loss, score_loss)
 wasserstein = (critic_loss, score_loss)
-
-# TEMPORARY: old names
-from ganutils.penalties import (  # noqa: E402, F401
-    HistoricalAverage,
-    clip_weights,
-    feature_matching,
-    gradient_penalty,
-    r1_penalty,
-    squared_slopes,
-)

@@ -53,8 +53,6 @@ def read_idx(path):
                 raise ValueError("not the idx header of unsigned bytes")
             size = _small_enough(math.prod(shape))
             raw = file.read(size + 1)  # beyond the last byte comes the checksum
-        if len(raw) != size:
-            raise ValueError(f"{len(raw)} bytes or more, which are not of the shape {shape}")
         return np.frombuffer(raw, np.uint8).reshape(shape)
     except Exception as error:  # gzip, zlib and numpy each complain in their own way
         raise refusal(path, f"damaged data ({error})", expected) from error

@@ -172,13 +172,3 @@ def make_drawn_loop(train_step, draw, *, step):
         return dict(zip(names, rows.T.tolist(), strict=True))
 
     return take
-
-
-# TEMPORARY: old names
-from ganutils.updates import (  # noqa: E402, F401
-    make_losses,
-    make_regularized_step,
-    make_train_step,
-    with_average,
-    with_weight_norms,
-)

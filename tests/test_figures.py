@@ -288,7 +288,7 @@ def test_outside_a_notebook_the_live_view_draws_nothing(monkeypatch, shell):
 
 
 def test_the_live_view_shows_samples_curves_and_the_time_left(monkeypatch):
-    kernel = SimpleNamespace(kernel=object())
+    kernel = SimpleNamespace(kernel=object(), execution_count=1)
     events = []
     handle = SimpleNamespace(update=lambda figure: events.append(("update", figure)))
 
@@ -315,6 +315,11 @@ def test_the_live_view_shows_samples_curves_and_the_time_left(monkeypatch):
     assert losses.lines[0].get_label() == "d_loss" and outputs.lines[1].get_label() == "d_fake"
     view(Progress(3000, 3000, HISTORY, 0.0))  # the next run, or this cell once more
     assert events[-1][0] == "display"
+    view(Progress(1000, 9000, HISTORY, 60.0))
+    kernel.execution_count = 2  # stopped, and the cell is run again: its old output is gone
+    view(Progress(1000, 9000, HISTORY, 60.0))
+    view(Progress(2000, 9000, HISTORY, 60.0))
+    assert [kind for kind, _ in events[-3:]] == ["display", "display", "update"]
 
 
 def test_in_a_kernel_the_live_view_is_one_output_updated_in_place():
@@ -327,16 +332,15 @@ def test_in_a_kernel_the_live_view_is_one_output_updated_in_place():
         "Progress = namedtuple('Progress', 'step steps history seconds_left')\n"
         "view = figures.LiveView(sample)\n"
         "view(Progress(*progress(1)))",
-        "early = figures.LiveView(sample)\nearly(Progress(*progress(1)))",
         "view(Progress(*progress(2))); view(Progress(*progress(3)))",
         "view(Progress(*progress(3)))",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nbclient.execute(notebook, timeout=100, kernel_name="python3")
-    assert [len(cell.outputs) for cell in notebook.cells] == [1, 1, 0, 1]
-    updated, early, again = (notebook.cells[i].outputs[0] for i in (0, 1, 3))
-    assert {o.output_type for o in (updated, early, again)} == {"display_data"}
-    # The first cell's picture became that of step 3; without updates it would be that of step 1.
+    assert [len(cell.outputs) for cell in notebook.cells] == [1, 1, 1]
+    early, updated, again = (cell.outputs[0] for cell in notebook.cells)
+    assert {o.output_type for o in (early, updated, again)} == {"display_data"}
+    # The second cell's picture became that of step 3. A cell never draws into another one's output.
     assert updated.data["image/png"] == again.data["image/png"] != early.data["image/png"]
 
 

@@ -111,7 +111,8 @@ def test_differences_are_those_of_bits(tmp_path):
 @pytest.mark.parametrize("key", [None, "astray", "differences", "unreadable"])
 def test_the_exit_code_is_1_where_anything_was_lost(key, monkeypatch, capsys):
     row = {"title": "made up", "compared": "1 step", "seconds": 1.5, "kills": 2, "saves_hit": 1}
-    row |= {"restarts": 2, "runs": 1, "astray": [], "differences": [], "unreadable": []}
+    row |= {"restarts": 2, "runs": 1, "left_over": ["checkpoint.tmp1"]}
+    row |= {"astray": [], "differences": [], "unreadable": []}
     row |= {key: ["this one"]} if key else {}
     asked = []
 
@@ -125,7 +126,14 @@ def test_the_exit_code_is_1_where_anything_was_lost(key, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("this one") == 2 * bool(key)
     everything = next(line for line in printed.splitlines() if line.startswith("all"))
-    counts = [4, 2, 4, 2, *(2 * (key == name) for name in ("astray", "differences", "unreadable"))]
+    counts = [
+        4,
+        2,
+        4,
+        2,
+        2,
+        *(2 * (key == name) for name in ("astray", "differences", "unreadable")),
+    ]
     assert [int(word) for word in everything.split()[1:]] == [*counts, 3]
 
 

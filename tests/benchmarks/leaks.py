@@ -9,18 +9,24 @@ notes resident memory, Python's objects, open figures and open files.
 
 Memory levels off if the straight line through the last half of its curve rises by less than
 10 KB a cycle. The exit status is 1 where that fails in the first of these runs, or where figures
-or files are left open in any. Each is a process of its own:
+or files are left open in any. Each run is a process of its own:
 
-  the course       cycles that end with `forgotten_gradients`
-  not forgotten    cycles without it, 50 KB and more a step that is compiled
-  cleared          the same, each begun by `keras.utils.clear_session`: it does not help
-  TensorFlow       none of our code, no Keras: one `tf.custom_gradient` in one `tf.function`
+  course         cycles with `keras.utils.clear_session` in every tenth and `forgotten_gradients`
+  not cleared    cycles without the first
+  not forgotten  cycles without the second
+  gradients      none of our code, no Keras: a new `tf.function` with a `tf.custom_gradient`
+  kernels        none of our code, no Keras: a new `tf.function` without one
 
-TensorFlow 2.21 never lets go of the graph of a `tf.function` in which a `tf.custom_gradient` was
-used: it is kept in a list for good (TensorFlow's issue 97697, mended after that version). Keras'
-optimizers use one, in the sum of gradients over devices. So each new training step leaves its graph
-and the values of its variables behind, though the networks themselves are collected; restarting the
-kernel frees them. `forgotten_gradients` strikes them off that list, to see what else there is.
+What TensorFlow 2.21 keeps of functions and networks that nobody has any more:
+
+* A function's graph, and with it the values of its variables, for good, if a `tf.custom_gradient`
+  was used in it (TensorFlow's issue 97697, mended after this version). Keras' optimizers
+  use one, where they sum gradients over devices. So a new training step leaves its graph
+  behind, though the networks are collected; only restarting the kernel frees it.
+  `forgotten_gradients` strikes it off TensorFlow's list, to see what else there is.
+* What building a Keras network left in TensorFlow's cache of operations, which
+  `keras.utils.clear_session` empties. A bare function, the run `kernels`, leaves nothing there.
+
 With --save, the curves go to notebooks/assets/results/leaks.json.
 """
 
@@ -80,8 +86,8 @@ def cycle(number, folder):
     Returns:
         Weak references to the two networks, an optimizer and the step.
     """
-    discriminator = networks.mlp_discriminator(SHAPE, widths=(2,))
-    generator = networks.mlp_generator(LATENT_DIM, SHAPE, widths=(2,))
+    discriminator = networks.mlp_discriminator(SHAPE, widths=())
+    generator = networks.mlp_generator(LATENT_DIM, SHAPE, widths=())
     optimizers = {name: keras.optimizers.SGD(0.01) for name in ("d_optimizer", "g_optimizer")}
     train_step = updates.make_train_step(
         discriminator,
@@ -116,32 +122,47 @@ def cycle(number, folder):
     return [weakref.ref(part) for part in parts]
 
 
+def clear(number):
+    if number % RARELY == 0:
+        keras.utils.clear_session()
+
+
 def course(number, folder):
+    clear(number)
     with forgotten_gradients():
         cycle(number, folder)
 
 
-def cleared(number, folder):
-    keras.utils.clear_session()
+def not_cleared(number, folder):
+    with forgotten_gradients():
+        cycle(number, folder)
+
+
+def not_forgotten(number, folder):
+    clear(number)
     cycle(number, folder)
 
 
-def tensorflow(number, folder):
-    """One compiled function that uses a `tf.custom_gradient` and a variable, and is dropped."""
+def gradients(number, folder):
     variable = tf.Variable(tf.zeros(SHAPE))
 
     @tf.custom_gradient
     def doubled(x):
         return 2 * x, lambda dy: 2 * dy
 
-    @tf.function
-    def compute(x):
-        return doubled(x + variable)
-
-    compute(tf.ones(SHAPE))
+    tf.function(lambda x: doubled(x + variable))(tf.ones(SHAPE))
+    clear(number)
 
 
-RUNS = {"the course": course, "not forgotten": cycle, "cleared": cleared, "TensorFlow": tensorflow}
+def kernels(number, folder):
+    variable = tf.Variable(tf.zeros(SHAPE))
+    tf.function(lambda x: 2 * (x + variable))(tf.ones(SHAPE))
+
+
+RUNS = {
+    run.__name__.replace("_", " "): run
+    for run in (course, not_cleared, not_forgotten, gradients, kernels)
+}
 
 
 def now():
@@ -196,6 +217,8 @@ def measure(name, cycles, every=EVERY):
     plt.switch_backend("Agg")
     tf.get_logger().setLevel("ERROR")  # a new step each cycle is what this is about
     print(f"\n{name}\n{'cycle':>6}{'MB':>9}{'objects':>9}{'figures':>8}{'files':>6}", flush=True)
+    gc.collect()
+    gc.freeze()  # what was there before is neither looked through again and again, nor counted
     with as_in_a_notebook() as folder:
         for number in range(cycles):
             RUNS[name](number, folder)
@@ -203,6 +226,7 @@ def measure(name, cycles, every=EVERY):
                 points.append({"cycle": number + 1} | now())
                 line = "{cycle:6}{memory:9.1f}{objects:9}{figures:8}{files:6}"
                 print(line.format(**points[-1]), file=out, flush=True)
+    gc.unfreeze()
     plt.switch_backend(backend)
     kb, objects = 1024 * rise(points, "memory"), rise(points, "objects")
     verdict = "levels off" if kb < LEVEL else "grows"
@@ -233,7 +257,7 @@ def main(arguments=None):
     }
     spawn = multiprocessing.get_context("spawn")
     for name in RUNS:
-        share = 1 if name == "the course" else 10  # the others show their slope sooner
+        share = 1 if name == "course" else 10  # the others show their slope sooner
         with ProcessPoolExecutor(1, spawn) as process:
             job = process.submit(measure, name, options.cycles // share, EVERY // share)
             result["runs"][name] = job.result()
@@ -243,7 +267,7 @@ def main(arguments=None):
     print(f"\nfigures and files left open: {left}")
     if any(max(counts.values()) > 0 for counts in left.values()):
         sys.exit("Figures or files are left open.")
-    if not result["runs"]["the course"]["levels_off"]:
+    if not result["runs"]["course"]["levels_off"]:
         sys.exit("Memory does not level off.")
 
 
