@@ -37,11 +37,11 @@ def fill(run, seed):
     run.history.update({name: draw.normal(size=seed).tolist() for name in ("d_loss", "g_loss")})
 
 
-def new_run(system=TINY, *, seed=99, make_checkpoint=kill_resume.make_checkpoint):
+def new_run(system=TINY, *, seed=99, make_checkpoint=systems.make_checkpoint):
     """A run in memory, none of whose numbers are those of a save."""
     run = SimpleNamespace(system=systems.start(system, seed=1))
     run.step, run.history = tf.Variable(0, dtype=tf.int64), {}
-    run.checkpoint = make_checkpoint(run.system, run.step, run.history)
+    run.checkpoint = make_checkpoint(run.system, step=run.step, history=run.history)
     fill(run, seed)
     return run
 
@@ -382,7 +382,7 @@ def in_float64(make):
     return made
 
 
-def without_average(run, step, history):
+def without_average(run, *, step, history):
     return checkpoints.make_checkpoint(
         run.discriminator,
         run.generator,

@@ -147,19 +147,6 @@ def write_end(path, run, step, history):
         np.savez(file, **state(run, step, history))
 
 
-def make_checkpoint(run, step, history):
-    """Gather the whole state of a `systems.Run`, average included."""
-    return checkpoints.make_checkpoint(
-        run.discriminator,
-        run.generator,
-        d_optimizer=run.d_optimizer,
-        g_optimizer=run.g_optimizer,
-        step=step,
-        history=history,
-        average=run.sampler,
-    )
-
-
 def train_once(end, trial, seed):
     """Train without a save, without an interruption, and write the end."""
     run = systems.start(trial.system, seed=seed)
@@ -179,7 +166,7 @@ def train_on(folder, end, trial, seed):
     """Go on with a run from its last save; write the end. Note each start in starts.txt."""
     run = systems.start(trial.system, seed=seed)
     step, history = tf.Variable(0, dtype=tf.int64), {}
-    checkpoint = make_checkpoint(run, step, history)
+    checkpoint = systems.make_checkpoint(run, step=step, history=history)
 
     def noted(start):
         with (end.parent / "starts.txt").open("a") as file:

@@ -14,6 +14,7 @@ or files are left open in any. Each run is a process of its own:
   course         cycles with `keras.utils.clear_session` in every tenth and `forgotten_gradients`
   not cleared    cycles without the first
   not forgotten  cycles without the second
+  as is          cycles without either, as most readers go through them
   gradients      none of our code, no Keras: a new `tf.function` with a `tf.custom_gradient`
   kernels        none of our code, no Keras: a new `tf.function` without one
 
@@ -143,6 +144,10 @@ def not_forgotten(number, folder):
     cycle(number, folder)
 
 
+def as_is(number, folder):
+    cycle(number, folder)
+
+
 def gradients(number, folder):
     variable = tf.Variable(tf.zeros(SHAPE))
 
@@ -161,7 +166,7 @@ def kernels(number, folder):
 
 RUNS = {
     run.__name__.replace("_", " "): run
-    for run in (course, not_cleared, not_forgotten, gradients, kernels)
+    for run in (course, not_cleared, not_forgotten, as_is, gradients, kernels)
 }
 
 
@@ -185,7 +190,7 @@ def now():
 def as_in_a_notebook():
     """Let the live view draw, and show nothing."""
     with (
-        mock.patch.object(figures, "_in_notebook", lambda: True),
+        mock.patch.object(figures, "_running_cell", lambda: 1),
         mock.patch.object(plt, "show", lambda: None),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

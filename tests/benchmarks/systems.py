@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from ganutils import losses, networks, penalties, updates
+from ganutils import checkpoints, losses, networks, penalties, updates
 from ganutils.latents import sample_latents
 from ganutils.stabilizers import SpectralNormalization
 
@@ -511,6 +511,28 @@ def start(system, *, seed):
         train_step = updates.with_average(train_step, generator, sampler)
     return Run(
         system, seed, discriminator, generator, sampler, d_optimizer, g_optimizer, train_step
+    )
+
+
+def make_checkpoint(run, *, step, history, **more):
+    """Gather the whole state of a run.
+
+    Args:
+        run: `Run`.
+        step, history, more: as for `checkpoints.make_checkpoint`; the sampler is among them.
+
+    Returns:
+        `tf.train.Checkpoint`.
+    """
+    return checkpoints.make_checkpoint(
+        run.discriminator,
+        run.generator,
+        d_optimizer=run.d_optimizer,
+        g_optimizer=run.g_optimizer,
+        step=step,
+        history=history,
+        average=run.sampler,
+        **more,
     )
 
 

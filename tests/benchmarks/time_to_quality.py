@@ -123,15 +123,8 @@ def train_to(run, images, marks, report, *, folder, told):
         SystemExit: Ctrl-C; all is saved.
     """
     step, history = tf.Variable(0, dtype=tf.int64), {}
-    run_and_curve = checkpoints.make_checkpoint(
-        run.discriminator,
-        run.generator,
-        d_optimizer=run.d_optimizer,
-        g_optimizer=run.g_optimizer,
-        step=step,
-        history=history,
-        average=run.sampler,
-        told=checkpoints.History(told),
+    run_and_curve = systems.make_checkpoint(
+        run, step=step, history=history, told=checkpoints.History(told)
     )
     manager = tf.train.CheckpointManager(run_and_curve, str(folder), max_to_keep=2)
     checkpoints.resume(manager)
