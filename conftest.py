@@ -1,6 +1,7 @@
 """Notebooks under test run in the smoke profile, never download, and may write to stderr."""
 
 import os
+import signal
 
 os.environ.setdefault("GANUTILS_PROFILE", "smoke")
 os.environ.setdefault("GANUTILS_OFFLINE", "1")
@@ -9,6 +10,9 @@ os.environ.setdefault("GANUTILS_OFFLINE", "1")
 def pytest_configure(config):
     # Trained classifiers of the tests stay in the checkout, out of the user's cache.
     os.environ.setdefault("GANUTILS_CACHE", str(config.cache.mkdir("classifiers")))
+    # Tests press Ctrl-C, which a process started in the background may have been told to ignore.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collectstart(collector):

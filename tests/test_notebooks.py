@@ -32,7 +32,7 @@ ROOMS = {
     "checks": set(),
     "classifier": {"checks", "data", "files"},
     "metrics": {"checks"},
-    "figures": {"files"},
+    "figures": {"checks", "files"},
     "files": set(),
     "runtime": set(),
 }
