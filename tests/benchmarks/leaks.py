@@ -21,7 +21,7 @@ or files are left open in any. Each run is a process of its own:
 What TensorFlow 2.21 keeps of functions and networks that nobody has any more:
 
 * A function's graph, and with it the values of its variables, for good, if a `tf.custom_gradient`
-  was used in it (TensorFlow's issue 97697, mended after this version). Keras' optimizers
+  was used in it (TensorFlow's issue 97697; a mend has been merged). Keras' optimizers
   use one, where they sum gradients over devices. So a new training step leaves its graph
   behind, though the networks are collected; only restarting the kernel frees it.
   `forgotten_gradients` strikes it off TensorFlow's list, to see what else there is.
