@@ -22,6 +22,7 @@ import shlex
 import sys
 import time
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +75,11 @@ class Watch:
         self.began += time.perf_counter() - arrived
 
 
+def batches_of(run, images):
+    """The function of a start that `training.train` asks for a run's batches."""
+    return partial(data.batches, images, run.system.batch_size, seed=run.seed)
+
+
 def train_for(run, images, marks, report):
     """Train from step 0 until the last mark.
 
@@ -86,15 +92,11 @@ def train_for(run, images, marks, report):
         Training time in seconds; history, as `training.train` keeps it.
     """
     step, history = tf.Variable(0, dtype=tf.int64), {}
-
-    def make_batches(start):
-        return data.batches(images, run.system.batch_size, seed=run.seed, start=start)
-
     watch = Watch(marks, report)
     with contextlib.suppress(TimeIsUp):
         training.train(
             run.train_step,
-            make_batches,
+            batches_of(run, images),
             steps=NO_END,
             step=step,
             history=history,
@@ -135,7 +137,7 @@ def train_to(run, images, marks, report, *, folder, told):
 
     training.train(
         run.train_step,
-        lambda start: data.batches(images, run.system.batch_size, seed=run.seed, start=start),
+        batches_of(run, images),
         steps=marks[-1],
         step=step,
         history=history,
