@@ -236,6 +236,34 @@ def as_probabilities(probabilities, name, *, least=1):
     return array
 
 
+def as_labels(labels, count, classes):
+    """Check labels of known classes.
+
+    Args:
+        labels: array-like of integers (count,), 0 to classes - 1.
+        count: how many there must be.
+        classes: how many classes there are, 2 to 1,000,000.
+
+    Returns:
+        int32 array (count,).
+
+    Raises:
+        TypeError: labels or classes are not integers.
+        ValueError: another shape, or a label out of range.
+    """
+    labels = as_array(labels, "labels")
+    classes = as_integer(classes, "classes", low=2, high=10**6)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, not {labels.dtype}.")
+    if labels.shape != (count,):
+        raise ValueError(f"labels must have the shape ({count},), not {labels.shape}.")
+    if count and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"labels must be from 0 to {classes - 1}; found {labels.min()} to {labels.max()}."
+        )
+    return labels.astype(np.int32)
+
+
 def as_shares(shares, name):
     """Check the shares of classes in a set.
 

@@ -132,6 +132,38 @@ def batches(images, batch_size, *, seed, start=0):
     Source: the order is TensorFlow's stateless shuffle on Philox random numbers, Salmon et al.
     2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
+    images = _as_examples(images)
+    rows = _row_batches(len(images), batch_size, seed=seed, start=start)
+    with tf.device("CPU:0"):  # where tf.data runs; captured by reference, not put in the graph
+        images = tf.constant(images)
+    return rows.map(lambda row: tf.gather(images, row)).prefetch(2)
+
+
+def labeled_batches(images, labels, batch_size, *, classes, seed, start=0):
+    """Serve full batches of images with their labels, in the order of `batches`.
+
+    Args:
+        images, batch_size, seed, start: as for `batches`.
+        labels: integers (N,), 0 to classes - 1.
+        classes: how many classes there are, 2 to 1,000,000.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: images as from `batches`, and int32 labels (batch_size,).
+
+    Raises:
+        TypeError: as for `batches`, or labels are not integers.
+        ValueError: as for `batches`, or labels are not as many as images, or out of range.
+    """
+    images = _as_examples(images)
+    labels = checks.as_labels(labels, len(images), classes)
+    rows = _row_batches(len(images), batch_size, seed=seed, start=start)
+    with tf.device("CPU:0"):
+        images, labels = tf.constant(images), tf.constant(labels)
+    return rows.map(lambda row: (tf.gather(images, row), tf.gather(labels, row))).prefetch(2)
+
+
+def _as_examples(images):
+    """The images as an array, checked as `batches` says."""
     images = checks.as_array(images, "images")
     if images.dtype != np.float32:
         raise TypeError(f"images must be float32, not {images.dtype}; convert them on purpose")
@@ -140,14 +172,15 @@ def batches(images, batch_size, *, seed, start=0):
     # min and max hand on a NaN, and unlike isfinite they need no array of the images' size.
     if not np.isfinite([images.min(), images.max()]).all():
         raise ValueError("images hold NaN or infinite values; clean them first")
-    count = len(images)
+    return images
+
+
+def _row_batches(count, batch_size, *, seed, start):
+    """Row numbers of each batch, without end, as a `tf.data.Dataset`; arguments are checked."""
     batch_size = checks.as_integer(batch_size, "batch_size", low=1, high=count)
     seed = checks.as_integer(seed, "seed", low=-(2**63), high=2**63 - 1)
     start = checks.as_integer(start, "start", low=0, high=2**62)
     first_epoch, first_row = divmod(start, count // batch_size)
-
-    with tf.device("CPU:0"):  # where tf.data runs; captured by reference, not put in the graph
-        images = tf.constant(images)
 
     def epoch_rows(epoch):
         # index_shuffle would need no O(N) order, but its short cipher mixes too little: over
@@ -161,8 +194,7 @@ def batches(images, batch_size, *, seed, start=0):
         )
 
     # Not Dataset.counter: TensorFlow keeps a graph of each one until the process ends.
-    rows = tf.data.Dataset.range(first_epoch, 2**63 - 1).flat_map(epoch_rows)
-    return rows.map(lambda row: tf.gather(images, row)).prefetch(2)
+    return tf.data.Dataset.range(first_epoch, 2**63 - 1).flat_map(epoch_rows)
 
 
 def ring_modes(modes=8, radius=1.0):

@@ -240,3 +240,27 @@ def dcgan_discriminator(
         x = after_conv(layers.Conv2D(filters, kernel_size, strides=2, **common)(x))
     logit = layers.Dense(1, dtype="float32", kernel_initializer=kernel_initializer)
     return keras.Model(image, logit(layers.Flatten()(x)), name="discriminator")
+
+
+def with_heads(network, *sizes):
+    """Replace a network's last layer by one or more dense layers side by side, each in float32.
+
+    A discriminator becomes one that also classifies, or an encoder. The layers before the last one
+    are shared with `network`, not copied; its own last layer is left out.
+
+    Args:
+        network: model whose last layer takes features (batch, units), as the discriminators here.
+        sizes: outputs of each new layer, >= 1; at least one of them.
+
+    Returns:
+        `keras.Model` from the network's input to (batch, sizes[0]), unbounded, or to a list of such
+        outputs where there are several sizes.
+
+    Raises:
+        ValueError: no size is given, or one is below 1.
+    """
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"{sizes=} must name one output or more for each head.")
+    features, common = network.layers[-1].input, {"kernel_initializer": normal_init}
+    heads = [layers.Dense(size, dtype="float32", **common)(features) for size in sizes]
+    return keras.Model(network.input, heads if len(heads) > 1 else heads[0])

@@ -642,8 +642,8 @@ def in_process(monkeypatch):
 
 
 def test_a_comparison_goes_on_where_it_was(tmp_path, in_process, monkeypatch, judge):
-    code = compare_systems.code_hash()
-    monkeypatch.setattr(compare_systems, "code_hash", lambda: code)
+    code = compare_systems.code_hash(compare_systems.row_files())
+    monkeypatch.setattr(compare_systems, "code_hash", lambda paths: code)
     first = small_comparison(tmp_path, **{"--seeds": "1"})
     assert len(in_process) == 1 and [row["seed"] for row in first["rows"]] == [0]
     result = small_comparison(tmp_path)
@@ -699,7 +699,7 @@ def test_the_code_hash_sees_code_and_nothing_else(tmp_path, monkeypatch):
 
     def hash_of(text, room="losses.py"):
         (tmp_path / "ganutils" / room).write_text(text)
-        return compare_systems.code_hash()
+        return compare_systems.code_hash(compare_systems.row_files())
 
     one = hash_of('"""A room."""\n\n\ndef f(x):\n    """Double."""\n    return 2 * x\n')
     assert one == hash_of("def f(x):\n    # twice\n    return 2*x\n")

@@ -731,6 +731,34 @@ def test_wrong_numbers_are_refused_at_once(name, value, kind):
         data.batches(numbered(4), **{"batch_size": 2, "seed": 0, name: value})
 
 
+def test_labels_go_with_their_images_in_the_order_of_batches():
+    images = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1)
+    labels = (np.arange(10) % 4).astype(np.int64)
+    pairs = data.labeled_batches(images, labels, 3, classes=4, seed=5, start=2)
+    plain = data.batches(images, 3, seed=5, start=2)
+    for (image, label), alone in zip(pairs.take(5), plain.take(5), strict=True):  # two epochs
+        np.testing.assert_array_equal(image, alone)
+        np.testing.assert_array_equal(label, image[:, 0, 0, 0].numpy().astype(int) % 4)
+        assert label.dtype == tf.int32 and label.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "labels, classes, kind, named",
+    [
+        ([0, 1, 2], 2, ValueError, "from 0 to 1; found 0 to 2"),
+        ([0, -1, 1], 2, ValueError, "found -1 to 1"),
+        ([0, 1], 2, ValueError, r"shape \(3,\), not \(2,\)"),
+        (np.eye(3), 3, TypeError, "integers, not float64"),
+        (np.eye(3, dtype=int), 3, ValueError, r"not \(3, 3\)"),
+        ([0, 1, 1], 1, ValueError, "classes"),
+        ([0, 1, 1], 2.5, TypeError, "classes"),
+    ],
+)
+def test_wrong_labels_are_refused_at_once(labels, classes, kind, named):
+    with pytest.raises(kind, match=named):
+        data.labeled_batches(np.zeros((3, 2), np.float32), labels, 1, classes=classes, seed=0)
+
+
 # Toy distributions
 
 RING, GRID = data.ring_of_gaussians, data.grid_of_gaussians

@@ -160,3 +160,52 @@ def test_slerp_takes_float64_and_gives_float32(kind):
     path = latents.slerp(kind(start), kind(end), 0.25)
     assert path.dtype == tf.float32
     np.testing.assert_allclose(path, circle(start, end, 0.25), atol=1e-4)
+
+
+def classes(count=4, number=10, *, seed=1, step=0):
+    return latents.sample_classes(count, number, seed=seed, step=step).numpy()
+
+
+def test_classes_are_a_function_of_seed_and_step_and_independent_of_the_latents():
+    draws = [classes(50, seed=seed, step=step) for seed in (0, 1, 2) for step in (0, 1, 2**40)]
+    assert len({labels.tobytes() for labels in draws}) == 9
+    np.testing.assert_array_equal(classes(50, seed=2, step=tf.Variable(1)), draws[7])
+    labels = classes(20_000, seed=3, step=5)
+    assert labels.dtype == np.int32 and set(labels) == set(range(10))
+    counts = np.bincount(labels)
+    # chi-squared of 9 degrees of freedom: mean 9, deviation sqrt(18)
+    assert ((counts - 2000) ** 2 / 2000).sum() < 9 + 5 * 18**0.5
+    z = draw(20_000, 3, seed=3, step=5)
+    means = np.stack([z[labels == k].mean(axis=0) for k in range(10)])
+    assert np.abs(means).max() < 5 / counts.min() ** 0.5
+    assert abs(np.corrcoef(labels[:-1], labels[1:])[0, 1]) < 5 / 20_000**0.5
+
+
+def test_labels_are_joined_as_one_hot_rows_or_as_shares():
+    z = tf.constant([[1.0, 2.0], [3.0, 4.0]])
+    expected = [[1, 2, 0, 0, 1], [3, 4, 1, 0, 0]]
+    for labels in ([2, 0], np.array([2, 0]), tf.constant([2, 0], tf.int64), np.eye(3)[[2, 0]]):
+        joined = latents.join_classes(z, labels, 3)
+        assert joined.dtype == tf.float32
+        np.testing.assert_array_equal(joined, expected)
+    np.testing.assert_array_equal(
+        latents.join_classes(z, [[0.5, 0.5, 0], [0, 0.25, 0.75]], 3)[:, 2:],
+        [[0.5, 0.5, 0], [0, 0.25, 0.75]],
+    )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "labels, kind, named",
+    [
+        ([0, 3], tf.errors.InvalidArgumentError, "labels must be from 0 to 2"),
+        ([-1, 0], tf.errors.InvalidArgumentError, "labels must be from 0 to 2"),
+        (np.eye(4)[:2], ValueError, r"\(2, 4\) are not \(count,\) or \(count, 3\)"),
+        ([[0], [1]], ValueError, r"\(2, 1\) are not"),
+        ([0.0, 1.0], ValueError, r"\(2,\) are not"),
+    ],
+)
+def test_labels_out_of_range_and_rows_of_another_width_are_refused(labels, kind, named, compiled):
+    join = tf.function(latents.join_classes) if compiled else latents.join_classes
+    with pytest.raises(kind, match=named):
+        join(tf.zeros((2, 4)), tf.constant(labels), 3)

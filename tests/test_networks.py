@@ -462,3 +462,34 @@ def test_another_python_process_starts_with_the_same_weights():
         starts.append(kernels(module.dcgan_discriminator((8, 8, 1), widths=(2, 3))))
     for here, there in zip(*starts, strict=True):
         np.testing.assert_array_equal(here, there)
+
+
+def test_heads_share_the_trunk_and_replace_the_last_layer():
+    network = networks.dcgan_discriminator((28, 28, 1))
+    model = networks.with_heads(network, 1, 10)
+    images = tf.random.stateless_uniform((3, 28, 28, 1), (0, 1), -1, 1)
+    logit, logits = model(images)
+    assert logit.shape == (3, 1) and logits.shape == (3, 10)
+    assert logit.dtype == logits.dtype == tf.float32
+    trunk = network.trainable_variables[:-2]
+    assert [id(v) for v in model.trainable_variables[: len(trunk)]] == [id(v) for v in trunk]
+    units = 7 * 7 * 64
+    assert model.count_params() == network.count_params() + dense(units, 10)
+    # Each head is the affine map of the features that the old last layer saw.
+    features = keras.Model(network.input, network.layers[-1].input)(images).numpy()
+    for head, out in zip(model.layers[-2:], (logit, logits), strict=True):
+        kernel, bias = (v.numpy() for v in head.weights)
+        np.testing.assert_allclose(out, features @ kernel + bias, atol=1e-5)
+    assert not np.allclose(logit, network(images))
+
+
+def test_one_head_gives_one_tensor():
+    encoder = networks.with_heads(networks.mlp_discriminator((8, 8, 1), widths=(16,)), 5)
+    assert encoder(tf.zeros((2, 8, 8, 1))).shape == (2, 5)
+    assert encoder.count_params() == dense(64, 16) + dense(16, 5)
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (3, -1)])
+def test_heads_without_outputs_are_refused(sizes):
+    with pytest.raises(ValueError, match="one output or more"):
+        networks.with_heads(networks.mlp_discriminator((8, 8, 1)), *sizes)

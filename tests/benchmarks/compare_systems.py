@@ -39,12 +39,18 @@ SUPPORT_BATCH = 100
 NOT_SCORED = ("figures.py", "files.py", "checkpoints.py")  # rooms that no row depends on
 
 
-def code_hash():
-    """Hash of the code that a row depends on: comments, docstrings and layout aside."""
-    hashed = hashlib.sha256()
+def row_files():
+    """The files whose code a row here depends on."""
     here = [Path(module.__file__) for module in (systems, time_to_quality, sys.modules[__name__])]
-    rooms = sorted((ROOT / "ganutils").glob("*.py"))
-    for file in here + [room for room in rooms if room.name not in NOT_SCORED]:
+    return here + sorted((ROOT / "ganutils").glob("*.py"))
+
+
+def code_hash(paths):
+    """Hash of the code in files: comments, docstrings, layout and rooms without effect aside."""
+    hashed = hashlib.sha256()
+    for file in paths:
+        if file.name in NOT_SCORED:
+            continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
@@ -226,7 +232,7 @@ def main(arguments=None, **classifier_settings):
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
     settings = {"seconds": options.seconds, "data": options.data, "count": options.count}
-    settings |= {"code": code_hash(), **time_to_quality.about()}
+    settings |= {"code": code_hash(row_files()), **time_to_quality.about()}
     rows, floor = compare(
         options.systems, options.seeds, settings, options.work, **classifier_settings
     )
