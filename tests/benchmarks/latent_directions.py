@@ -1,0 +1,281 @@
+"""What does the latent space of the course's DCGAN hold? Norms, directions, arithmetic, over seeds.
+
+    python tests/benchmarks/latent_directions.py
+
+For each seed a DCGAN is trained as in notebook 3. Directions are fitted on the first half of
+10,000 samples; what they explain is taken from the second half, where walks start, too. Scores
+compare 2,000 samples with 2,000 test images; `floor` is what 2,000 training images get.
+"""
+
+from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
+from functools import partial
+
+import keras
+import numpy as np
+import seeds
+import tensorflow as tf
+
+from ganutils import classifier, data, directions, losses, metrics, networks
+from ganutils.latents import sample_latents, slerp
+from ganutils.training import train
+from ganutils.updates import make_train_step, with_average
+
+LATENT_DIM, BATCH, RATE = 64, 64, 1e-3
+SURE = 0.9  # probability from which on the judge counts as sure
+STEPS = (-3, -2, -1, 0, 1, 2, 3)  # of a walk
+SCALES = (0.25, 0.5, 0.7071, 0.85, 1.0, 1.2, 1.5)
+THRESHOLDS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+SIZES = (1, 3, 10, 30, 100)  # codes in an average
+COMPONENTS = 6
+SHOWN = (0, 2, 3, 4, 5, 7)  # digits whose walks are kept as pictures
+
+
+def train_generator(images, *, seed, steps):
+    """The averaged generator, in float32, of a run of the course's DCGAN."""
+    keras.utils.set_random_seed(seed)
+    discriminator = networks.dcgan_discriminator(images.shape[1:])
+    generator = networks.dcgan_generator(LATENT_DIM, images.shape[1:])
+    average = runtime.in_float32(generator)
+    train_step = make_train_step(
+        discriminator,
+        generator,
+        d_optimizer=keras.optimizers.Adam(RATE, beta_1=0.5, beta_2=0.99),
+        g_optimizer=keras.optimizers.Adam(RATE, beta_1=0.5, beta_2=0.99),
+        objective=losses.non_saturating,
+        latent_dim=LATENT_DIM,
+        seed=seed,
+    )
+    train(
+        with_average(train_step, generator, average),
+        partial(data.batches, images, BATCH, seed=seed),
+        steps=steps,
+        step=tf.Variable(0, dtype=tf.int64),
+        history={},
+    )
+    return average
+
+
+class Bench:
+    """A generator, a judge, and what both make of the same samples.
+
+    count: samples for the directions. few: samples for each score, and real images beside them.
+    walks: latents that walk. pairs: averages for each sum of codes.
+    """
+
+    def __init__(self, generator, judge, images, test_images, *, seed, count, few, walks, pairs):
+        self.generator, self.judge, self.seed = generator, judge, seed
+        self.few, self.walks, self.pairs = few, walks, pairs
+        self.reference = classifier.classify(judge, test_images[:few])[0]
+        self.real = images[:few]
+        self.z = sample_latents(count, LATENT_DIM, seed=seed + 2, step=0).numpy()
+        pictures = self.draw(self.z)
+        self.probabilities = classifier.classify(judge, pictures)[1]
+        self.digits = self.probabilities.argmax(axis=1)
+        self.values = {
+            "slant": directions.stroke_slant(pictures),
+            "width": directions.stroke_width(pictures),
+        }
+
+    def draw(self, z):
+        z = np.asarray(z, np.float32)
+        parts = [z[start : start + 500] for start in range(0, len(z), 500)]
+        return np.concatenate([self.generator(part, training=False).numpy() for part in parts])
+
+    def read(self, images):
+        return classifier.classify(self.judge, images)[1].argmax(axis=1)
+
+    def latents(self, step):
+        return sample_latents(self.few, LATENT_DIM, seed=self.seed + 3, step=step).numpy()
+
+    def score(self, images):
+        features, probabilities = classifier.classify(self.judge, images)
+        precision, recall = metrics.precision_recall(self.reference, features)
+        return {
+            "frechet": metrics.frechet_distance(self.reference, features),
+            "precision": precision,
+            "recall": recall,
+            "unsure": float((probabilities.max(axis=1) < SURE).mean()),
+        }
+
+
+def measure_middles(bench):
+    """Scores halfway between two samples, on three ways, and of the samples themselves."""
+    start, end = bench.latents(0), bench.latents(1)
+    ends = [bench.draw(z) for z in (start, end)]
+    return {
+        "samples": bench.score(ends[0]),
+        "spherical": bench.score(bench.draw(slerp(start, end, 0.5))),
+        "straight": bench.score(bench.draw((start + end) / 2)),
+        "pixels": bench.score((ends[0] + ends[1]) / 2),
+        "floor": bench.score(bench.real),
+    }
+
+
+def measure_norms(bench):
+    """Scores of latents that were scaled, and of latents that were truncated."""
+    z = bench.latents(0)
+    scaled = [{"scale": s} | bench.score(bench.draw(s * z)) for s in SCALES]
+    truncated = []
+    for t in THRESHOLDS:
+        kept = directions.truncated_latents(
+            bench.few, LATENT_DIM, threshold=t, seed=bench.seed + 4, step=0
+        )
+        truncated.append({"threshold": t} | bench.score(bench.draw(kept)))
+    return {"scaled": scaled, "truncated": truncated}
+
+
+def squared_correlation(x, y):
+    return float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def share_between(values, groups):
+    """Share of a value's variance that lies between the groups' means."""
+    means = np.array([values[groups == g].mean() if (groups == g).any() else 0 for g in range(10)])
+    return float(means[groups].var() / values.var())
+
+
+def digit_directions(bench, half):
+    """For each digit the direction in which its probability rises."""
+    return np.stack(
+        [directions.fit_direction(bench.z[half], p)[0] for p in bench.probabilities[half].T]
+    )
+
+
+def walk(bench, direction, start):
+    """Means along a walk: over all starts, and for each digit that a start was read as."""
+    effects = directions.walk_effects(bench.draw, bench.read, bench.z[start], direction, STEPS)
+    row = {name: values.mean(axis=1).tolist() for name, values in effects.items()}
+    groups = [bench.digits[start] == digit for digit in range(10)]
+    row["by_digit"] = {
+        name: [values[:, g].mean(axis=1).tolist() if g.any() else None for g in groups]
+        for name, values in effects.items()
+    }
+    return row
+
+
+def measure_directions(bench):
+    """Slant and width: three ways to fit, what each explains, and what it does to images."""
+    first, second = np.split(np.arange(len(bench.z)), 2)
+    start, digits = second[: bench.walks], digit_directions(bench, first)
+    result, pictures = {}, {}
+    shown = [int(bench.probabilities[:, digit].argmax()) for digit in SHOWN]
+    for name, values in bench.values.items():
+        fit = partial(directions.fit_direction, bench.z[first], values[first])
+        pooled, slope = fit()
+        within, _ = fit(groups=bench.digits[first])
+        ways = {
+            "pooled": pooled,
+            "within": within,
+            "projected": directions.project_out(pooled, digits),
+        }
+        result[name] = {
+            "slope": slope,
+            "between": share_between(values, bench.digits),
+            "explained": {
+                way: squared_correlation(bench.z[second] @ d, values[second])
+                for way, d in ways.items()
+            },
+            "cosine": {way: float(d @ pooled) for way, d in ways.items()},
+            "along_digits": (digits @ pooled).tolist(),
+            "walks": {way: walk(bench, d, start) for way, d in ways.items()},
+        }
+        steps = np.arange(-3, 4)[:, None]
+        walked = [bench.draw(bench.z[i] + steps * ways["projected"]) for i in shown]
+        pictures[name] = seeds.as_bytes(np.concatenate(walked))
+    random = np.random.default_rng(bench.seed).normal(size=LATENT_DIM)
+    result["random"] = walk(bench, random / np.linalg.norm(random), start)
+    return result, pictures
+
+
+def codes_of(bench, digit):
+    """The twentieth of the latents that is read most surely as a digit, from thin to thick."""
+    rows = np.argsort(-bench.probabilities[:, digit], kind="stable")[: len(bench.z) // 20]
+    return bench.z[rows[np.argsort(bench.values["width"][rows], kind="stable")]]
+
+
+def measure_arithmetic(bench):
+    """Thick minus thin of one digit plus another digit, from averages of more and more codes."""
+    rows = []
+    for size in SIZES:
+        kept, alone, gain, length = [], [], [], []
+        for digit in range(10):
+            source, target = codes_of(bench, (digit + 3) % 10), codes_of(bench, digit)
+            third = len(source) // 3
+            average = partial(directions.average_codes, size=min(size, third), count=bench.pairs)
+            plus = average(target, seed=0)
+            z = average(source[-third:], seed=1) - average(source[:third], seed=2) + plus
+            before, after = bench.draw(plus), bench.draw(z)
+            kept.append(float((bench.read(after) == digit).mean()))
+            alone.append(float((bench.read(before) == digit).mean()))
+            change = directions.stroke_width(after) - directions.stroke_width(before)
+            gain.append(float(change.mean()))
+            length.append(float(np.linalg.norm(z, axis=1).mean()))
+        rows.append({"size": size, "kept": kept, "alone": alone, "gain": gain, "length": length})
+    return rows
+
+
+def measure_components(bench):
+    """Principal directions of the first layer's activations, and what steps along them do."""
+    half = len(bench.z) // 2
+    relu = next(x for x in bench.generator.layers if isinstance(x, keras.layers.ReLU))
+    early = keras.Model(bench.generator.input, relu.output)
+    found, shares = directions.principal_directions(
+        bench.z[:half], early(bench.z[:half], training=False), components=COMPONENTS
+    )
+    start, rows = np.arange(half, half + bench.walks), []
+    for direction, share in zip(found, shares, strict=True):
+        along = bench.z @ direction
+        row = {"share": float(share), "digits": share_between(along, bench.digits)}
+        for name, values in bench.values.items():
+            row[f"{name}_explained"] = squared_correlation(along, values)
+        rows.append(row | {"walk": walk(bench, direction, start)})
+    return rows
+
+
+def measure_memory(bench, images, test_images):
+    """Median distance to the nearest training image, of samples, middles and test images."""
+    start, end = (bench.latents(step)[: bench.walks] for step in (0, 1))
+    sets = {
+        "samples": bench.draw(start),
+        "spherical": bench.draw(slerp(start, end, 0.5)),
+        "test": test_images[: bench.walks],
+    }
+    return {
+        name: float(np.median(metrics.nearest_neighbors(some, images)[0]))
+        for name, some in sets.items()
+    }
+
+
+def measure(
+    variant, *, seed, steps, source, count=10_000, few=2000, walks=500, pairs=60, judge_steps=2000
+):
+    images, labels, _ = data.load_images(source)
+    test_images, _, _ = data.load_images(source, split="test")
+    judge = classifier.digit_classifier(images, labels, steps=judge_steps)
+    runtime.fast_precision()
+    generator = train_generator(images, seed=seed, steps=steps)
+    keras.config.set_dtype_policy("float32")
+    sizes = {"count": count, "few": few, "walks": walks, "pairs": pairs}
+    bench = Bench(generator, judge, images, test_images, seed=seed, **sizes)
+    found, pictures = measure_directions(bench)
+    middles = measure_middles(bench)
+    row = {
+        "frechet": middles["samples"]["frechet"],
+        "unsure": middles["samples"]["unsure"],
+        "slant_explained": found["slant"]["explained"]["pooled"],
+        "width_explained": found["width"]["explained"]["pooled"],
+        "walk_steps": STEPS,
+        "directions": found,
+        "middles": middles,
+        **measure_norms(bench),
+        "arithmetic": measure_arithmetic(bench),
+        "components": measure_components(bench),
+        "nearest": measure_memory(bench, images, test_images),
+    }
+    return row, pictures
+
+
+if __name__ == "__main__":
+    seeds.main(measure, ["dcgan"], script=__file__, doc=__doc__, steps=3000)
