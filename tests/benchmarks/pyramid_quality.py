@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from ganutils import classifier, data, losses, metrics, networks, pyramids, runtime, training
+from ganutils.latents import sample_latents
 from ganutils.updates import make_train_step, with_average
 
 VARIANTS = ("dcgan", "pyramid")
@@ -132,7 +133,7 @@ def in_chunks(draw, count):
 
 def sample_dcgan(generator, count, *, seed):
     def draw(start, size):
-        z = pyramids.sample_latents(size, LATENT_DIM, seed=seed, step=start)
+        z = sample_latents(size, LATENT_DIM, seed=seed, step=start)
         return generator(z, training=False)
 
     return in_chunks(draw, count)

@@ -12,7 +12,6 @@ all of them afterwards gathers what they made.
 """
 
 import argparse
-import json
 import sys
 from datetime import date
 from pathlib import Path
@@ -24,7 +23,7 @@ import time_to_quality
 import keras
 import numpy as np
 
-from ganutils import files
+from ganutils import figures, files
 
 
 def loaded_code():
@@ -41,23 +40,14 @@ def as_bytes(images):
 
     Values out of range are clipped.
     """
-    return np.round((np.clip(images[..., 0], -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def kept(path, settings):
-    """The record of an earlier call, or None where there is none of these settings."""
-    try:
-        record = json.loads(path.read_text())
-        return record if record["settings"] == settings else None
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+    return figures.to_uint8(np.clip(images[..., 0], -1, 1))
 
 
 def make(measure, variant, seed, settings, work):
     """Make one row, or load it; its record and its pictures (a dict of arrays)."""
     path = work / f"{variant}-{seed}.json"
     pictures = path.with_suffix(".npz")
-    if (record := kept(path, settings)) is None:
+    if (record := compare_systems.kept_row(variant, seed, settings, work)) is None:
         keras.utils.set_random_seed(seed)
         row, drawn = measure(variant, seed=seed, steps=settings["steps"], source=settings["data"])
         work.mkdir(parents=True, exist_ok=True)
