@@ -1,43 +1,13 @@
 """Where do real samples come from? Checked loaders; batches and toy samples by step number."""
 
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from ganutils import checks, readers
-
-# name: (title, download size, files below the "datasets" folder of Keras' cache)
-_BUILT_IN = {
-    "mnist": ("MNIST", "11 MB", ("mnist.npz",)),
-    "fashion_mnist": (
-        "Fashion-MNIST",
-        "30 MB",
-        (
-            "fashion-mnist/train-images-idx3-ubyte.gz",
-            "fashion-mnist/train-labels-idx1-ubyte.gz",
-            "fashion-mnist/t10k-images-idx3-ubyte.gz",
-            "fashion-mnist/t10k-labels-idx1-ubyte.gz",
-        ),
-    ),
-}
-_SIZES = {"train": 60_000, "test": 10_000}  # of both built-in sets
-# md5 of the uncompressed idx files that MNIST was published as, whatever container holds it now.
-_MNIST_MD5 = {
-    "x_train": "6bbc9ace898e44ae57da46a324031adb",
-    "y_train": "a25bea736e30d166cdddb491f175f624",
-    "x_test": "2646ac647ad5339dbf082846283269ea",
-    "y_test": "27ae3e4e09519cfbb04c329615203637",
-}
-
-# Run by a child process: a stalled connection can be cut off only from outside.
-_FETCH = "import keras; keras.datasets.{name}.load_data()"
-_FETCH_SECONDS = 55
-_failed_downloads = {}  # name: reason, so that "auto" waits for a dead network only once
+from ganutils import checks, published, readers
 
 # Streams of a toy sample: "mode" and "dust" in ASCII, so that its noise is not that of a latent
 # of the same seed and step.
@@ -79,7 +49,7 @@ def load_images(source="auto", *, split="train"):
     Source: LeCun, Cortes and Burges 1998, MNIST; Xiao et al. 2017, arXiv:1708.07747; Alpaydin
     and Kaynak 1998, the UCI digits that scikit-learn carries.
     """
-    if not isinstance(split, str) or split not in _SIZES:
+    if not isinstance(split, str) or split not in published.SPLITS:
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
     if not isinstance(source, (str, os.PathLike)) or isinstance(os.fspath(source), bytes):
         raise TypeError(f"source must be a name or a path, not {type(source).__name__}")
@@ -87,12 +57,12 @@ def load_images(source="auto", *, split="train"):
         return _mnist_or_digits(split)
     if source == "digits":
         return *readers.read_digits(split), "scikit-learn digits"
-    if source in _BUILT_IN:
-        return *_find_built_in(source, split), _BUILT_IN[source][0]
+    if source in published.SETS:
+        return *published.find(source, split), published.SETS[source][0]
 
     path = Path(os.path.expanduser(source))  # which leaves ~nobody as it is
     if not os.fspath(source) or not os.path.exists(path):
-        names = ", ".join(repr(name) for name in ("auto", "digits", *_BUILT_IN))
+        names = ", ".join(repr(name) for name in ("auto", "digits", *published.SETS))
         raise ValueError(f"source {str(source)!r} is neither one of {names} nor an existing path")
     if path.is_dir():
         images, labels = readers.read_folder(path, split)
@@ -301,108 +271,9 @@ def _as_int64(value, name):
 
 def _mnist_or_digits(split):
     try:
-        return *_find_built_in("mnist", split, retry=False), _BUILT_IN["mnist"][0]
+        return *published.find("mnist", split, retry=False), published.SETS["mnist"][0]
     except (FileNotFoundError, ValueError) as error:
         reason = " ".join(str(error).split())
     # stderr, because the text that a notebook prints must not depend on the machine
     print(f"{reason} Using scikit-learn's 1,797 small digits instead.", file=sys.stderr)
     return load_images("digits", split=split)
-
-
-def _find_built_in(name, split, *, retry=True):
-    title, _, members = _BUILT_IN[name]
-    cache = _keras_home() / "datasets"
-    places = [[cache / member for member in members]]
-    if os.environ.get("GANUTILS_DATA"):
-        places.insert(0, [Path(os.path.expanduser(os.environ["GANUTILS_DATA"]), f"{name}.npz")])
-    for files in places:
-        if all(os.path.exists(file) for file in files):
-            try:
-                return _read_built_in(name, files, split)
-            except ValueError as error:
-                raise ValueError(
-                    f"{title} is damaged. {error}. Replace the file, or delete it, so that it is "
-                    "looked for elsewhere and downloaded anew."
-                ) from error
-    try:
-        if os.environ.get("GANUTILS_OFFLINE", "0") not in ("", "0"):
-            raise RuntimeError("not tried, since GANUTILS_OFFLINE is set")
-        if not retry and name in _failed_downloads:
-            raise RuntimeError(f"not tried again after: {_failed_downloads[name]}")
-        return _download(name, split, cache)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{title} not found: no {' and no '.join(str(files[0]) for files in places)}; "
-            f"download: {str(error).rstrip('.')}. To provide it, (1) put {name}.npz (arrays "
-            f"x_train, y_train, x_test, y_test) in a folder and set GANUTILS_DATA to that folder, "
-            f"or pass the file's path as source; (2) put Keras' own copy in {cache}; or (3) allow "
-            f"the download: connect, and unset GANUTILS_OFFLINE."
-        ) from error
-
-
-def _keras_home():
-    """Keras' cache folder by Keras' own rule, which Keras applies only once, when imported."""
-    if "KERAS_HOME" in os.environ:
-        return Path(os.path.expanduser(os.environ["KERAS_HOME"]))
-    return (Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")) / ".keras"
-
-
-def _download(name, split, cache):
-    title, size, members = _BUILT_IN[name]
-    try:
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            # On the cache's own file system, so that a file enters the cache whole or not at all.
-            scratch = tempfile.TemporaryDirectory(
-                prefix="download-", dir=cache.parent, ignore_cleanup_errors=True
-            )
-        except OSError as error:
-            raise RuntimeError(f"the cache folder {cache} is not writable ({error})") from error
-        with scratch as home:
-            print(f"Downloading {title} ({size}) to {cache}", file=sys.stderr, flush=True)
-            child = subprocess.run(
-                [sys.executable, "-c", _FETCH.format(name=name)],
-                env={**os.environ, "KERAS_HOME": home},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=_FETCH_SECONDS,
-                check=False,
-            )
-            if child.returncode:
-                lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
-                raise RuntimeError(lines[-1])
-            fetched = [Path(home, "datasets", member) for member in members]
-            arrays = _read_built_in(name, fetched, split)
-            for file, member in zip(fetched, members, strict=True):
-                (cache / member).parent.mkdir(exist_ok=True)
-                os.replace(file, cache / member)
-            return arrays
-    except subprocess.TimeoutExpired:
-        _failed_downloads[name] = f"not complete after {_FETCH_SECONDS} s, given up"
-        raise RuntimeError(_failed_downloads[name]) from None
-    except (OSError, RuntimeError, ValueError) as error:
-        _failed_downloads[name] = str(error)
-        raise
-
-
-def _read_built_in(name, files, split):
-    keys = f"x_{split}", f"y_{split}"
-    if len(files) == 1:
-        arrays = readers.read_npz(files[0], split)
-        places = [f"{files[0]}: {key}" for key in keys]
-    else:
-        places = files[:2] if split == "train" else files[2:]
-        arrays = [readers.read_idx(place) for place in places]
-    shapes = (_SIZES[split], 28, 28), (_SIZES[split],)
-    for array, place, shape, key in zip(arrays, places, shapes, keys, strict=True):
-        if array is None or array.dtype != np.uint8 or array.shape != shape:
-            found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
-            raise readers.refusal(place, found, f"uint8 of shape {shape}")
-        if name == "mnist" and (found := readers.idx_md5(array)) != _MNIST_MD5[key]:
-            raise readers.refusal(place, f"checksum {found}", f"MNIST's, {_MNIST_MD5[key]}")
-    images, labels = arrays
-    if labels.max() > 9:
-        raise readers.refusal(places[1], f"label {labels.max()}", "labels in 0..9")
-    return readers.scaled(images, places[0]), labels.astype(np.int32)

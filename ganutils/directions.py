@@ -1,4 +1,4 @@
-"""How do I move in latent space? Codes of typical length, attributes measured, directions fitted.
+"""How do I move in latent space? Codes of typical length, directions fitted to what is measured.
 
 A direction has length 1; a step of 1 along it is one deviation of the latents.
 """
@@ -8,6 +8,7 @@ import tensorflow as tf
 from sklearn.decomposition import PCA
 
 from ganutils import checks
+from ganutils.strokes import stroke_slant, stroke_width
 
 
 def truncated_latents(count, latent_dim, *, threshold, seed, step):
@@ -31,59 +32,6 @@ def truncated_latents(count, latent_dim, *, threshold, seed, step):
     return tf.random.stateless_parameterized_truncated_normal(
         (count, latent_dim), key, means=0.0, stddevs=1.0, minvals=-threshold, maxvals=threshold
     )
-
-
-def ink_of(images):
-    """How much ink is in each pixel: 0 for black, 1 for white, the mean over the channels.
-
-    Args:
-        images: float (count, height, width, channels) in [-1, 1], bright strokes on black.
-
-    Returns:
-        float64 (count, height, width) in [0, 1].
-
-    Raises:
-        TypeError, ValueError: no floats; another shape or range, NaN, or an image without any ink.
-    """
-    ink = (checks.as_images(images, "images").astype(np.float64).mean(axis=3) + 1) / 2
-    if (empty := np.flatnonzero(ink.sum(axis=(1, 2)) == 0)).size:
-        raise ValueError(f"image {empty[0]} has no ink (all -1), so its strokes have no measure.")
-    return ink
-
-
-def stroke_slant(images):
-    """How far the ink leans to the right, per unit upward: 0 upright, 1 at 45 degrees.
-
-    The covariance of right and up over the variance of up. Shearing an image by s adds s to it.
-    Args, Raises: as `ink_of`.
-
-    Returns:
-        float64 (count,), negative where it leans to the left.
-    """
-    ink = ink_of(images)
-    share = ink / ink.sum(axis=(1, 2), keepdims=True)
-    up, right = -np.arange(ink.shape[1])[:, None], np.arange(ink.shape[2])
-    up = up - (share * up).sum(axis=(1, 2), keepdims=True)
-    right = right - (share * right).sum(axis=(1, 2), keepdims=True)
-    variance = (share * up**2).sum(axis=(1, 2)) + 1 / 12  # a pixel is a square, not a point
-    return (share * right * up).sum(axis=(1, 2)) / variance
-
-
-def stroke_width(images):
-    """Width of the strokes in pixels: twice the area of the ink over the length of its edge.
-
-    A stroke of width w and length l has area w l and an edge of about 2 l; with its two ends, a bar
-    measures w / (1 + w / l). The edge's length is the sum of the ink's gradient between pixels.
-    Args, Raises: as `ink_of`.
-
-    Returns:
-        float64 (count,), > 0; some percent too large from 2 pixels on, more for thinner strokes.
-    """
-    ink = np.pad(ink_of(images), [(0, 0), (1, 1), (1, 1)])
-    right, down = np.diff(ink, axis=2), np.diff(ink, axis=1)
-    right, down = right[:, :-1] + right[:, 1:], down[:, :, :-1] + down[:, :, 1:]
-    edge = np.hypot(right, down).sum(axis=(1, 2)) / 2
-    return 2 * ink.sum(axis=(1, 2)) / edge
 
 
 def average_codes(z, *, size, count, seed):

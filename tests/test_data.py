@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ganutils import data, latents, readers
+from ganutils import data, latents, published, readers
 
 REAL_FOLDER = os.environ.get("GANUTILS_DATA", "")
 SMALL = {"train": 30, "test": 20}
@@ -29,7 +29,7 @@ def nothing_at_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("GANUTILS_OFFLINE", "1")
     monkeypatch.delenv("GANUTILS_DATA", raising=False)
-    monkeypatch.setattr(data, "_failed_downloads", {})
+    monkeypatch.setattr(published, "_failed_downloads", {})
 
 
 def idx_bytes(array):
@@ -53,8 +53,8 @@ def small_mnist(monkeypatch):
     """A stand-in for MNIST: 50 images, with sizes and checksums to match."""
     arrays = small_set()
     sums = {key: hashlib.md5(idx_bytes(array)).hexdigest() for key, array in arrays.items()}
-    monkeypatch.setattr(data, "_MNIST_MD5", sums)
-    monkeypatch.setattr(data, "_SIZES", SMALL)
+    monkeypatch.setattr(published, "_MNIST_MD5", sums)
+    monkeypatch.setattr(published, "SPLITS", SMALL)
     return arrays
 
 
@@ -75,8 +75,8 @@ def save_idx(folder, arrays):
 def fetcher(monkeypatch, code, seconds=30):
     """Let the download run `code` instead of Keras' loader, in the same child process."""
     monkeypatch.delenv("GANUTILS_OFFLINE")
-    monkeypatch.setattr(data, "_FETCH", code)
-    monkeypatch.setattr(data, "_FETCH_SECONDS", seconds)
+    monkeypatch.setattr(published, "_FETCH", code)
+    monkeypatch.setattr(published, "_FETCH_SECONDS", seconds)
 
 
 def copies(source):
@@ -136,7 +136,7 @@ def test_mnist_itself_or_a_named_absence(monkeypatch):
         monkeypatch.setenv("GANUTILS_DATA", REAL_FOLDER)
         for split, zeros, ones in (("train", 5923, 6742), ("test", 980, 1135)):
             images, labels, name = data.load_images("mnist", split=split)
-            assert name == "MNIST" and images.shape == (data._SIZES[split], 28, 28, 1)
+            assert name == "MNIST" and images.shape == (published.SPLITS[split], 28, 28, 1)
             assert list(np.bincount(labels)[:2]) == [zeros, ones]
             assert images.min() == -1 and images.max() == 1
             assert abs((images.mean() + 1) / 2 - 0.1315) < 0.002  # 0.1307 and 0.1325
@@ -206,7 +206,7 @@ def test_a_damaged_mnist_is_named(tmp_path, monkeypatch, small_mnist, damage, na
 
 
 def test_order_of_search(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_SIZES", SMALL)
+    monkeypatch.setattr(published, "SPLITS", SMALL)
     mine = save(tmp_path / "mine" / "fashion_mnist.npz", small_set(10))
     monkeypatch.setenv("GANUTILS_DATA", str(mine.parent))
     cache = tmp_path / "keras" / "datasets" / "fashion-mnist"
@@ -232,7 +232,7 @@ def test_order_of_search(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut", "not gzip", "other sizes", "label 10"])
 def test_a_damaged_fashion_mnist_is_named(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(data, "_SIZES", SMALL)
+    monkeypatch.setattr(published, "SPLITS", SMALL)
     arrays = small_set()
     cache = tmp_path / "keras" / "datasets" / "fashion-mnist"
     path = cache / "train-images-idx3-ubyte.gz"
@@ -266,7 +266,7 @@ def test_kerass_loaders_use_the_files_that_are_looked_for(tmp_path, monkeypatch,
         asked.clear()
         (x_train, y_train), (x_test, y_test) = load_data()
         assert {file.as_posix() for file in asked} == {
-            f"datasets/{member}" for member in data._BUILT_IN[name][2]
+            f"datasets/{member}" for member in published.SETS[name][2]
         }
         for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
             images, labels, _ = data.load_images(name, split=split)
@@ -275,11 +275,11 @@ def test_kerass_loaders_use_the_files_that_are_looked_for(tmp_path, monkeypatch,
 
 
 def test_the_cache_follows_kerass_rule(tmp_path, monkeypatch):
-    assert data._keras_home() == tmp_path / "keras"
+    assert published._keras_home() == tmp_path / "keras"
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert data._keras_home() == tmp_path / ".keras"
+    assert published._keras_home() == tmp_path / ".keras"
 
 
 # Downloads
@@ -292,7 +292,7 @@ def test_a_download_moves_into_the_cache_whole(tmp_path, monkeypatch, small_mnis
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and "Downloading MNIST (11 MB)" in err
     assert files_below(tmp_path / "keras") == ["mnist.npz"]
-    monkeypatch.setattr(data, "_FETCH", "raise SystemExit(1)")
+    monkeypatch.setattr(published, "_FETCH", "raise SystemExit(1)")
     assert len(data.load_images("mnist", split="test")[0]) == 20  # from the cache
 
 
@@ -323,7 +323,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch, code, reason):
 
 
 def test_a_hanging_download_is_given_up(tmp_path, monkeypatch, capsys):
-    assert 0 < data._FETCH_SECONDS < 60
+    assert 0 < published._FETCH_SECONDS < 60
     fetcher(monkeypatch, HALF_A_FILE + "import time; time.sleep(60)", seconds=1)
     begin = time.monotonic()
     with pytest.raises(FileNotFoundError, match="not complete after 1 s"):
@@ -332,10 +332,10 @@ def test_a_hanging_download_is_given_up(tmp_path, monkeypatch, capsys):
     assert files_below(tmp_path / "keras") == []
     # "auto" does not wait a second time, and an explicit name does.
     capsys.readouterr()
-    monkeypatch.setattr(data, "_FETCH_SECONDS", 60)
+    monkeypatch.setattr(published, "_FETCH_SECONDS", 60)
     assert data.load_images("auto")[2] == "scikit-learn digits"
     assert "not tried again after: not complete after 1 s" in capsys.readouterr().err
-    monkeypatch.setattr(data, "_FETCH", "raise SystemExit('no route')")
+    monkeypatch.setattr(published, "_FETCH", "raise SystemExit('no route')")
     with pytest.raises(FileNotFoundError, match="no route"):
         data.load_images("mnist")
 
@@ -350,7 +350,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_offline_never_starts_a_download(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(data.subprocess, "run", lambda *_, **__: pytest.fail("tried"))
+    monkeypatch.setattr(published.subprocess, "run", lambda *_, **__: pytest.fail("tried"))
     monkeypatch.setenv("GANUTILS_DATA", str(tmp_path / "mine"))
     with pytest.raises(FileNotFoundError) as caught:
         data.load_images(name)

@@ -18,7 +18,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Room: the rooms of ganutils that it may import.
 ROOMS = {
-    "data": {"checks", "readers"},
+    "data": {"checks", "published", "readers"},
+    "published": {"readers"},
     "readers": set(),
     "latents": set(),
     "networks": {"layers"},
@@ -32,7 +33,8 @@ ROOMS = {
     "encoders": {"latents", "losses", "networks"},
     "autoencoders": {"latents", "layers", "networks"},
     "pyramids": {"checks", "latents", "networks"},
-    "directions": {"checks"},
+    "strokes": {"checks"},
+    "directions": {"checks", "strokes"},
     "training": {"checks", "runtime"},
     "checkpoints": {"training", "updates"},
     "checks": set(),
@@ -43,7 +45,7 @@ ROOMS = {
     "runtime": set(),
 }
 # Imported, never taught, except:
-PLUMBING = {"data", "readers", "figures", "files", "runtime", "checks", "classifier"}
+PLUMBING = {"data", "published", "readers", "figures", "files", "runtime", "checks", "classifier"}
 TAUGHT_PLUMBING = {"write_gif"}
 
 SECTIONS = [

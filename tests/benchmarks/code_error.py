@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ganutils import classifier, codes, data, directions, losses, networks, runtime
+from ganutils import classifier, codes, data, losses, networks, runtime, strokes
 from ganutils.latents import sample_latents
 from ganutils.training import train
 from ganutils.updates import with_average
@@ -101,7 +101,7 @@ def errors(players, judge, test, count, *, seed):
 
 def effects(samples, values):
     """Correlation of slant and stroke width with each continuous code, a list for each ruler."""
-    rulers = {"slant": directions.stroke_slant, "width": directions.stroke_width}
+    rulers = {"slant": strokes.stroke_slant, "width": strokes.stroke_width}
     return {
         name: [float(np.corrcoef(ruler(samples), value)[0, 1]) for value in values.T]
         for name, ruler in rulers.items()

@@ -17,7 +17,7 @@ import numpy as np
 import seeds
 import tensorflow as tf
 
-from ganutils import classifier, data, directions, losses, metrics, networks
+from ganutils import classifier, data, directions, losses, metrics, networks, strokes
 from ganutils.latents import sample_latents, slerp
 from ganutils.training import train
 from ganutils.updates import make_train_step, with_average
@@ -74,8 +74,8 @@ class Bench:
         self.probabilities = classifier.classify(judge, pictures)[1]
         self.digits = self.probabilities.argmax(axis=1)
         self.values = {
-            "slant": directions.stroke_slant(pictures),
-            "width": directions.stroke_width(pictures),
+            "slant": strokes.stroke_slant(pictures),
+            "width": strokes.stroke_width(pictures),
         }
 
     def draw(self, z):
@@ -209,7 +209,7 @@ def measure_arithmetic(bench):
             before, after = bench.draw(plus), bench.draw(z)
             kept.append(float((bench.read(after) == digit).mean()))
             alone.append(float((bench.read(before) == digit).mean()))
-            change = directions.stroke_width(after) - directions.stroke_width(before)
+            change = strokes.stroke_width(after) - strokes.stroke_width(before)
             gain.append(float(change.mean()))
             length.append(float(np.linalg.norm(z, axis=1).mean()))
         rows.append({"size": size, "kept": kept, "alone": alone, "gain": gain, "length": length})

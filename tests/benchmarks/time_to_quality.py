@@ -190,13 +190,14 @@ def about():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((x.split(": ")[1] for x in lines if x.startswith("model name")), processor)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = "1 core" if cores == 1 else f"{cores} cores"
     devices = [
         tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")
     ]
     gpus = "".join(f", {details.get('device_name', 'GPU')}" for details in devices)
     versions = {name: version(name) for name in ("tensorflow", "keras", "numpy", "scikit-learn")}
     return {
-        "machine": f"{processor or platform.machine()}, {cores} cores{gpus}",
+        "machine": f"{processor or platform.machine()}, {cores}{gpus}",
         "versions": {"python": platform.python_version(), **versions},
     }
 
