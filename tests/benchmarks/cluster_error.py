@@ -18,11 +18,11 @@ from functools import partial
 import keras
 import numpy as np
 import seeds
+import systems
 import tensorflow as tf
 
 from ganutils import autoencoders, data, losses, networks
 from ganutils.latents import join_classes
-from ganutils.layers import FusedBatchNormalization
 from ganutils.training import train
 
 VARIANTS = ("16", "30")  # clusters
@@ -30,10 +30,6 @@ STYLE, BATCH, PULL = 10, 100, 0.02
 D_RATE, G_RATE = 3e-4, 1e-3  # slow judges, so that choices are not made too early
 NAMING = 10_000  # training images, at most, that name the clusters
 PARTS, SHOWN = 5, 12  # measurements along a run; test images of each cluster drawn
-
-
-def bn_leaky(x):
-    return networks.leaky_relu(FusedBatchNormalization()(x))
 
 
 def halved(source, split):
@@ -45,7 +41,7 @@ def halved(source, split):
 def build(shape, classes, seed):
     """Encoder, decoder, and the parts of the code with their priors and discriminators."""
     network = networks.dcgan_discriminator(
-        shape, widths=(32, 64), kernel_size=3, after_conv=bn_leaky
+        shape, widths=(32, 64), kernel_size=3, after_conv=systems.fused_bn_leaky_02
     )
     encoder = autoencoders.clustering_encoder(network, STYLE, classes)
     decoder = networks.dcgan_generator(STYLE + classes, shape, widths=(64, 32), scales=(2, 1))

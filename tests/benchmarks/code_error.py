@@ -88,14 +88,13 @@ def read_codes(discriminator, images):
     return np.concatenate([np.argmax(discriminator(x, training=False)[1], axis=1) for x in parts])
 
 
-def errors(players, judge, test, count, *, seed):
-    """Both errors, in 0..1. test: pair of images and labels."""
-    samples, labels, _ = draw_samples(players.average, count, seed=seed + 1000)
+def errors(average, judge, found, labels, count, *, seed):
+    """Both errors, in 0..1. found, labels: what Q reads off test images, and what they show."""
+    samples, asked, _ = draw_samples(average, count, seed=seed + 1000)
     read = classifier.classify(judge, samples)[1].argmax(axis=1)
-    found = read_codes(players.discriminator, test[0])
     return {
-        "sample_error": codes.match_codes(labels, read, CLASSES)[1],
-        "test_error": codes.match_codes(found, test[1], CLASSES)[1],
+        "sample_error": codes.match_codes(asked, read, CLASSES)[1],
+        "test_error": codes.match_codes(found, labels, CLASSES)[1],
     }
 
 
@@ -128,7 +127,8 @@ def measure(variant, *, seed, steps, source):
     train_step, along, history = make_step(players, seed=seed), [], {}
 
     def note(progress):
-        point = errors(players, judge, few, FEW, seed=seed)
+        found = read_codes(players.discriminator, few[0])
+        point = errors(players.average, judge, found, few[1], FEW, seed=seed)
         along.append({"step": progress.step} | point)
         print(variant, seed, along[-1], flush=True)
 
@@ -148,7 +148,7 @@ def measure(variant, *, seed, steps, source):
     table = np.zeros((CLASSES, CLASSES), int)
     np.add.at(table, (test[1], found), 1)
     row = {
-        **errors(players, judge, test, min(SAMPLES, 100 * steps), seed=seed),
+        **errors(players.average, judge, found, test[1], len(samples), seed=seed),
         "seconds": seconds,
         "matched": matched.tolist(),
         "table": table.tolist(),  # classes by codes

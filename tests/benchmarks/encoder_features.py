@@ -16,11 +16,11 @@ from functools import partial
 import keras
 import numpy as np
 import seeds
+import systems
 import tensorflow as tf
 
 from ganutils import data, encoders, networks
 from ganutils.latents import sample_latents
-from ganutils.layers import FusedBatchNormalization
 from ganutils.training import train
 from ganutils.updates import with_average
 
@@ -32,17 +32,13 @@ DRAWN, SEARCHED, TRIES, SEARCH_STEPS = 16, 100, 4, 200
 READ = 2000  # reconstructions whose digit is read
 
 
-def bn_leaky(x):
-    return networks.leaky_relu(FusedBatchNormalization()(x))
-
-
 def build(shape, seed):
     """A discriminator of images, a generator and an encoder; the same for every variant."""
     keras.utils.set_random_seed(seed)
     judge = networks.mlp_discriminator(shape)
     sizes = {"widths": (256, 512), "after_dense": networks.bn_relu}
     generator = networks.mlp_generator(LATENT_DIM, shape, **sizes)
-    reader = networks.mlp_discriminator(shape, after_dense=bn_leaky)
+    reader = networks.mlp_discriminator(shape, after_dense=systems.fused_bn_leaky_02)
     return judge, generator, networks.with_heads(reader, LATENT_DIM)
 
 

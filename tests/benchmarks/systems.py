@@ -19,6 +19,7 @@ from keras import layers
 
 from ganutils import checkpoints, losses, networks, penalties, updates
 from ganutils.latents import sample_latents
+from ganutils.layers import FusedBatchNormalization
 from ganutils.stabilizers import SpectralNormalization
 
 MNIST = (28, 28, 1)
@@ -54,6 +55,11 @@ class System(NamedTuple):
 
 def bn_leaky(x):
     return layers.LeakyReLU(negative_slope=0.3)(layers.BatchNormalization()(x))
+
+
+def fused_bn_leaky_02(x):
+    """As `networks.bn_relu`, with another activation."""
+    return networks.leaky_relu(FusedBatchNormalization()(x))
 
 
 def leaky_dropout(x):
