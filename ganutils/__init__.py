@@ -1,13 +1,30 @@
-"""What the notebooks of this course built: one room per question a reader asks.
+"""What the notebooks of this course built, room by room, under the field's own names.
 
-`data`: where do real samples come from? `readers`: what is in a file, and is it what it should be?
-`latents`: where does noise come from? `networks`: what are G and D made of? `layers`: which layers
-does Keras lack? `stabilizers`: which layers keep the game stable? `losses`: what does each player
-minimize? `penalties`: what else is asked of a player? `updates`: how does one step go, from two
-gradients to two updates? `training`: how does one run go? `checkpoints`: how does a run survive a
-crash? `metrics`: how good are the samples? `classifier`: through which eye do they look? `checks`:
-is this input fit? `files`: how does a file appear whole, or not at all? `figures`: what does a
-reader look at? `runtime`: how long, how fast and how quietly does a notebook run?
+Shared by all notebooks:
+- data: images of MNIST, of a file or a folder; batches; rings and grids of Gaussians
+- latents: named random streams, latents, classes, spherical interpolation (slerp)
+- networks: MLP GAN, DCGAN, networks on points, several heads on one body
+- layers: fused batch normalization, upsampling convolution, spectral normalization, minibatch
+  discrimination, packing (PacGAN), virtual batch normalization
+- losses: minimax, non-saturating, label smoothing, least squares (LSGAN), hinge, Wasserstein
+  (WGAN), gradient penalty (WGAN-GP), R1, weight clipping, feature matching, historical averaging
+- steps: the training step, one for all games; moving average of weights (EMA); several D updates
+- training, checkpoints: a run, its loop, and how it goes on after a crash
+- metrics: Fréchet distance (FID), kernel distance (KID), classifier score (Inception score),
+  precision and recall, mode coverage, support size, nearest neighbors, label accuracy,
+  intra-class Fréchet distance, cluster error
+- classifier, stroke_attributes: the eye of these scores; slant and width of strokes
+- figures, runtime, validation: what is seen; precision and profiles; is this input fit?
+- _mnist, _image_files, _atomic: how files are found, read, and written whole
+- __main__: `python -m ganutils`, what is on this machine, and a self-test
+
+Families, which use these rooms and never each other:
+- families.conditional: conditional GAN, projection discriminator, auxiliary classifier (AC-GAN)
+- families.infogan: InfoGAN
+- families.bigan: BiGAN (ALI), its encoder loss; a plain autoencoder; inversion
+- families.aae: adversarial autoencoder (AAE), clusters without labels
+- families.lapgan: LAPGAN, a GAN for each level of a Laplacian pyramid
+- families.latent_directions: truncation, attribute directions, principal directions (GANSpace)
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,8 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from ganutils.training import Progress, train
-from ganutils.updates import with_weight_norms
+from ganutils.training import Progress, models_of, train
 
 
 class History(tf.train.experimental.PythonState):
@@ -26,61 +25,45 @@ class History(tf.train.experimental.PythonState):
         self.values.update(json.loads(string_value))
 
 
-def numbered(variables):
-    """Give variables names that two builds of one network agree on.
+def _numbered(player):
+    """A player's variables under names that two builds agree on, such as "0 kernel".
 
-    Args:
-        variables: list of Keras variables.
-
-    Returns:
-        Dict from names such as "0 kernel" and "1 bias" to the variables. The numbers that Keras
-        gives to repeated names in the course of a program are left out.
+    The numbers that Keras gives to repeated names in the course of a program are left out.
     """
+    variables = [variable for model in models_of(player) for variable in model.variables]
     return {f"{i} {v.name.rstrip('_0123456789')}": v for i, v in enumerate(variables)}
 
 
-def make_checkpoint(discriminator, generator, *, d_optimizer, g_optimizer, step, history, **more):
-    """Gather the whole state of a run: two networks, two optimizers, the step, the history.
-
-    The optimizers are built here: a restore can fill only variables that exist.
-
-    Args:
-        discriminator: model.
-        generator: model.
-        d_optimizer: Keras optimizer of the discriminator.
-        g_optimizer: Keras optimizer of the generator.
-        step: integer `tf.Variable`, the number of steps done.
-        history: dict from name to list of floats, as `training.train` keeps it.
-        more: whatever else the run remembers, models or `tf.Module`s, each under a name: the model
-            that `updates.with_average` keeps, a `penalties.HistoricalAverage`.
-
-    Returns:
-        `tf.train.Checkpoint` over all of them.
-    """
-    d_optimizer.build(discriminator.trainable_variables)
-    g_optimizer.build(generator.trainable_variables)
+def _checkpoint(run):
+    """`tf.train.Checkpoint` over everything that a run remembers."""
+    parts = {
+        "discriminator": run.discriminator,
+        "generator": run.generator,
+        "d_optimizer": run.d_optimizer,
+        "g_optimizer": run.g_optimizer,
+        "average": run.average,
+        **run.also,
+    }
     return tf.train.Checkpoint(
-        discriminator=discriminator,
-        generator=generator,
-        d_optimizer=d_optimizer,
-        g_optimizer=g_optimizer,
-        step=step,
-        history=History(history),
-        d_variables=numbered(discriminator.variables),  # Dropout's seed states are here alone
-        g_variables=numbered(generator.variables),
-        **more,
+        step=run.step,
+        history=History(run.history),
+        d_variables=_numbered(run.discriminator),  # Dropout's seed states are here alone
+        g_variables=_numbered(run.generator),
+        **{name: part for name, part in parts.items() if part is not None},
     )
 
 
-def contents_of_run(checkpoint):
-    """List what a checkpoint object would save, by the names that its file would have.
+def _manager(run, folder, keep):
+    return tf.train.CheckpointManager(_checkpoint(run), folder, max_to_keep=keep)
 
-    Args:
-        checkpoint: `tf.train.Checkpoint`, such as `make_checkpoint` makes.
+
+def contents_of_run(run):
+    """List what would be saved of a run, by the names that its file would have.
 
     Returns:
         Dict from name to type and shape, such as "float32 (64, 5)"; a history is a "string ()".
     """
+    checkpoint = _checkpoint(run)
     view, contents = tf.train.TrackableView(checkpoint), {}
     seen, queue = set(), [("", checkpoint)]
     for name, item in queue:  # breadth first: an object is named after the shortest way to it
@@ -96,16 +79,11 @@ def contents_of_run(checkpoint):
 
 
 def contents_of_file(path):
-    """Read a saved checkpoint from end to end, so that its checksums are compared.
-
-    Args:
-        path: of the checkpoint, without ".index".
+    """Read a saved checkpoint (its path without ".index") to the end, comparing its checksums.
 
     Returns:
-        Dict as that of `contents_of_run`.
-
-    Raises:
-        Exception: of whatever kind TensorFlow raises where a file is missing, cut short or changed.
+        Dict as that of `contents_of_run`. Where a file is missing, cut short or changed, TensorFlow
+        raises errors of many kinds.
     """
     reader = tf.train.load_checkpoint(path)
     types, contents = reader.get_variable_to_dtype_map(), {}
@@ -116,17 +94,8 @@ def contents_of_file(path):
     return {name: kind for name, kind in contents.items() if name not in of_tensorflow}
 
 
-def refuse_another_run(path, saved, here):
-    """Refuse a checkpoint whose contents are not those of the run.
-
-    Args:
-        path: of the checkpoint.
-        saved: its contents, from `contents_of_file`.
-        here: the run's, from `contents_of_run`.
-
-    Raises:
-        ValueError: names, types or shapes differ; says which.
-    """
+def _refuse_another_run(path, saved, here):
+    """Refuse a checkpoint whose contents are not those of the run, with what differs."""
     different = [name for name in saved | here if saved.get(name) != here.get(name)]
     if different:
         different.sort(key=lambda name: ("optimizer" in name, name))  # networks first
@@ -141,15 +110,10 @@ def refuse_another_run(path, saved, here):
         )
 
 
-def saved_paths(manager):
-    """List what a manager's folder holds, newest first.
+def _saved_paths(manager):
+    """What a folder holds, newest first: the saves known to be complete, and the others.
 
-    Args:
-        manager: `tf.train.CheckpointManager`.
-
-    Returns:
-        List of the saves that the manager knows to be complete; list of the others in the folder,
-        which a killed process left behind, or whose list, the file `checkpoint`, is lost.
+    The others were left by a killed process, or their list, the file `checkpoint`, is lost.
     """
     known = [str(Path(path)) for path in reversed(manager.checkpoints)]
     found = [path.with_suffix("") for path in Path(manager.directory).glob("*-*.index")]
@@ -158,36 +122,37 @@ def saved_paths(manager):
     return known, [str(path) for path in found if str(path) not in known]
 
 
-def resume(manager):
-    """Restore the newest whole checkpoint of a manager, completely; without any, change nothing.
+def resume(run, folder):
+    """Restore a run completely from its newest whole save; without any, change nothing.
 
-    Each one is read whole before anything is restored. A damaged one is passed over for the one
+    Each save is read whole before anything is restored. A damaged one is passed over for the one
     before it, with a warning.
 
     Args:
-        manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`.
+        run: `training.Run`, built as it was when it was saved.
+        folder: where `saver` or `resume_and_train` saved it.
 
     Returns:
-        The step at which the run stands: 0 where nothing was saved yet. The optimizers' step sizes
-        are restored too.
+        The step at which the run stands. The optimizers' step sizes are restored, too.
 
     Raises:
-        OSError: there are checkpoints, and none can be read; says why, file by file.
-        ValueError: the checkpoint is of a run with other networks or optimizers; says what differs.
-        In both cases the run is left as it was.
+        OSError: there are saves, and none can be read; says why, file by file.
+        ValueError: the save is of a run with other parts; says what differs. In both cases the run
+            is left as it was.
     """
-    run, failed, (known, others) = manager.checkpoint, [], saved_paths(manager)
-    manager.unsaved = None
+    manager, failed = _manager(run, folder, keep=None), []
+    known, others = _saved_paths(manager)
+    run.unsaved = None
     for path in known + others:
         try:
             saved = contents_of_file(path)
         except Exception as error:  # TensorFlow's reader complains in many ways
             failed.append(f"{path}: {type(error).__name__}: {error}")
             continue
-        refuse_another_run(path, saved, contents_of_run(run))
-        run.restore(path).assert_consumed()
+        _refuse_another_run(path, saved, contents_of_run(run))
+        manager.checkpoint.restore(path).assert_consumed()
         if path in others:
-            failed.append(f"{manager.directory}: the list of saves, which does not name {path}")
+            failed.append(f"{folder}: the list of saves, which does not name {path}")
         break
     else:
         if known or len(others) > 1:  # a single unlisted one is a first save that was cut off
@@ -199,71 +164,79 @@ def resume(manager):
     return int(run.step)
 
 
-def saver(manager):
-    """Make a callback for `training.train` that saves under the number of the step.
+def saver(run, folder, *, keep=3):
+    """Make a callback for `training.train` that saves the run under the number of its step.
 
     Args:
-        manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`.
+        run: `training.Run`.
+        folder: where to; the newest `keep` saves stay there (None: all of them).
 
     Returns:
         Function of a `training.Progress`. It raises OSError where the folder cannot be written to
-        or is full; earlier checkpoints and the run in memory are then as they were.
+        or is full; earlier saves and the run in memory are then as they were.
     """
+    manager = _manager(run, folder, keep)
 
     def save(progress):
         try:
             manager.save(checkpoint_number=progress.step)
         except (OSError, tf.errors.OpError) as error:
-            manager.unsaved = progress.step
-            for part in Path(manager.directory).glob(f"*-{progress.step}[._]*"):
+            run.unsaved = progress.step
+            for part in Path(folder).glob(f"*-{progress.step}[._]*"):
                 if part.is_dir():
                     shutil.rmtree(part, ignore_errors=True)
-                elif str(part.with_suffix("")) not in saved_paths(manager)[0]:
+                elif str(part.with_suffix("")) not in _saved_paths(manager)[0]:
                     part.unlink(missing_ok=True)
             raise OSError(
-                f"Step {progress.step} could not be saved in {manager.directory}: {error}. "
+                f"Step {progress.step} could not be saved in {folder}: {error}. "
                 "What was saved before is whole, and the run is in memory: make room, or the "
                 "folder writable, and run the same once more."
             ) from error
-        manager.unsaved = None
+        run.unsaved = None
 
     return save
 
 
-def resume_and_train(train_step, make_batches, *, manager, steps, callbacks=(), **pace):
-    """Run a training step until the counter stands at `steps`, from wherever the run got to.
+def resume_and_train(
+    run, folder, train_step, batches, *, steps, callbacks=(), every=100, per_call=1, keep=3
+):
+    """Take steps until the run's counter stands at `steps`, from wherever the run got to.
 
     After any interruption, be it Ctrl-C, a crash or a power cut, the same line goes on from the
     last completed save, and ends bit for bit where a run ends that was never interrupted (on the
     same machine, with the same versions). After a save that failed it goes on from memory.
 
     Args:
-        train_step, make_batches, steps, callbacks: as for `training.train`. The run is saved after
-            the callbacks were called, with all that they wrote into the history.
-        manager: `tf.train.CheckpointManager` over a checkpoint from `make_checkpoint`, which holds
-            everything that train_step changes, the step and the history.
-        pace: every and per_call, as for `training.train`.
+        run: `training.Run` of everything that train_step changes.
+        folder, keep: as for `saver`.
+        train_step, batches, steps, callbacks, every, per_call: as for `training.train`, whose
+            weights are watched. The run is saved after the callbacks were called, with all that
+            they wrote into the history.
 
     Returns:
-        The history, with d_weights and g_weights as `updates.with_weight_norms` adds them.
+        The run.
 
     Raises:
-        OSError, ValueError: as for `resume` and `saver`.
-        FloatingPointError: as for `training.train`; a weight of either network, too, that is NaN or
-            infinite. The state with it is not saved.
+        OSError, ValueError, FloatingPointError: as `resume`, `saver` and `training.train` do.
     """
-    run, save = manager.checkpoint, saver(manager)
-    state = {"step": run.step, "history": run.history.values}
-    if getattr(manager, "unsaved", None) == int(run.step):  # memory is ahead of the folder
-        save(Progress(int(run.step), steps, run.history.values, 0.0))
+    save = saver(run, folder, keep=keep)
+    if run.unsaved == int(run.step):  # memory is ahead of the folder
+        save(Progress(int(run.step), steps, run.history, 0.0))
     else:
-        resume(manager)
+        resume(run, folder)
     start = int(run.step)
 
     def save_new(progress):
         if progress.step > start:  # or the file that was just read would be written over
             save(progress)
 
-    callbacks = [*callbacks, save_new]
-    watched = with_weight_norms(train_step, run.discriminator, run.generator)
-    return train(watched, make_batches, steps=steps, callbacks=callbacks, **state, **pace)
+    return train(
+        run,
+        train_step,
+        batches,
+        steps=steps,
+        callbacks=[*callbacks, save_new],
+        every=every,
+        per_call=per_call,
+        watch_weights=True,
+    )

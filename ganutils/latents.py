@@ -3,44 +3,36 @@
 import tensorflow as tf
 
 
-def sample_latents(count, latent_dim, *, seed, step):
-    """Draw standard normal latents as a pure function of (seed, step).
+def stream(seed, step, name=""):
+    """Key of a stream of random numbers: what `tf.random.stateless_*` take as their seed.
+
+    Without a name it is the pair (seed, step), the stream of the latents. A name, one to four ASCII
+    letters, is folded in as a number: another stream, independent of the first.
 
     Args:
-        count: number of latents, an integer or a scalar integer tensor.
-        latent_dim: length of one latent vector.
-        seed: integer, names the stream of a run.
-        step: integer or scalar integer tensor, names the draw within the stream.
+        seed: 64-bit integer or scalar integer tensor, names the run.
+        step: 64-bit integer or scalar integer tensor, names the draw within the run.
+        name: what is drawn.
 
     Returns:
-        z, float32 of shape (count, latent_dim). The same (seed, step) gives the same z, always.
+        int64 tensor (2,), or int32 (2,) with a name.
 
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where an argument is no number or no
-            scalar, or a count is below 0.
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
+    if not (name.isascii() and len(name) <= 4):
+        raise ValueError(f"{name=} must be at most four ASCII letters.")
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
-    return tf.random.stateless_normal((count, latent_dim), seed=key)
+    return tf.random.fold_in(key, int.from_bytes(name.encode(), "big")) if name else key
+
+
+def sample_latents(count, latent_dim, *, seed, step):
+    """Draw standard normal latents z, float32 (count, latent_dim), by (seed, step) alone."""
+    return tf.random.stateless_normal((count, latent_dim), seed=stream(seed, step))
 
 
 def sample_classes(count, classes, *, seed, step):
-    """Draw equally likely classes as a pure function of (seed, step).
-
-    Args:
-        count: number of classes drawn, an integer or a scalar integer tensor.
-        classes: how many classes there are, >= 1.
-        seed: integer, names the stream of a run; it is independent of `sample_latents` of the same
-            seed and step.
-        step: integer or scalar integer tensor, names the draw within the stream.
-
-    Returns:
-        int32 of shape (count,), 0 to classes - 1. The same (seed, step) gives the same, always.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where an argument is no number or no
-            scalar, or a count is below 0 or classes below 1.
-    """
-    key = tf.stack([tf.cast(seed, tf.int64), -1 - tf.cast(step, tf.int64)])  # no step is below 0
+    """Draw equally likely classes, int32 (count,) from 0 to classes - 1, by (seed, step) alone."""
+    key = stream(seed, step, "clas")
     return tf.random.stateless_uniform((count,), seed=key, maxval=classes, dtype=tf.int32)
 
 
@@ -49,16 +41,12 @@ def join_classes(z, labels, classes):
 
     Args:
         z: float (count, latent_dim).
-        labels: integers (count,), 0 to classes - 1; or rows of shares (count, classes), such as
-            one-hot ones, or mixtures of classes.
+        labels: integers (count,), 0 to classes - 1 (else tf.errors.InvalidArgumentError); or rows
+            of shares (count, classes), such as mixtures of classes (else ValueError).
         classes: how many classes there are.
 
     Returns:
         (count, latent_dim + classes), of z's type.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a label is out of range, or counts differ.
-        ValueError: rows of shares have another width.
     """
     labels = tf.convert_to_tensor(labels)
     if labels.dtype.is_integer and labels.shape.rank == 1:
@@ -74,18 +62,13 @@ def slerp(start, end, fraction):
     """Interpolate along the great circle between two latents, so that the length stays typical.
 
     Args:
-        start: (..., latent_dim), not 0.
-        end: (..., latent_dim), not 0 and not opposite to start.
+        start, end: (..., latent_dim), neither 0 nor opposite to one another.
         fraction: 0 at start, 1 at end; broadcasts against (..., 1).
 
     Returns:
         float32 tensor; it turns at constant speed and, for equal lengths, keeps its length.
 
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where an argument holds no numbers,
-            or their shapes do not fit.
-
-    Source: Shoemake 1985; White 2016, arXiv 1609.04468, section 2.1.
+    Shoemake 1985; White 2016, arXiv 1609.04468, section 2.1.
     """
     start, end = tf.cast(start, tf.float32), tf.cast(end, tf.float32)
     unit = [tf.math.l2_normalize(z, axis=-1) for z in (start, end)]

@@ -1,66 +1,42 @@
 """What does each player minimize? Pure functions of logits that read like their formulas.
 
-An objective is a pair (discriminator loss, generator loss), passed to a training step as a value.
+Logits and scores are floats of any shape, (batch, 1) in this course; a loss is a scalar. An
+objective is a pair (discriminator loss, generator loss), passed to a training step as a value.
 """
 
 import tensorflow as tf
 
+from ganutils.latents import stream
+
+# Losses.
+
 
 def discriminator_loss(real_logits, fake_logits):
-    """-E[log D(x)] - E[log(1 - D(G(z)))], the discriminator's loss.
+    """-E[log D(x)] - E[log(1 - D(G(z)))]; 2 log 2 = 1.386 where D cannot tell (all logits 0).
 
-    With D = sigmoid(logit), -log D = softplus(-logit) and -log(1 - D) = softplus(logit), which stay
+    D = sigmoid(logit), so -log D = softplus(-logit) and -log(1 - D) = softplus(logit), which stay
     finite where the sigmoid rounds to 0 or 1.
 
-    Args:
-        real_logits: logits of real samples, any shape; (batch, 1) in this course.
-        fake_logits: logits of generated samples, any shape.
-
-    Returns:
-        Scalar >= 0; 2 log 2 = 1.386 when D cannot tell (all logits 0).
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where the two are not
-            floats of one type.
-
-    Source: Goodfellow et al. 2014, arXiv 1406.2661, equation 1 with the sign changed.
+    Goodfellow et al. 2014, arXiv 1406.2661, equation 1 with the sign changed.
     """
     real_loss = tf.reduce_mean(tf.nn.softplus(-real_logits))
     return real_loss + tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
 def generator_loss(fake_logits):
-    """-E[log D(G(z))], the non-saturating loss of the generator.
+    """-E[log D(G(z))], the non-saturating loss; log 2 = 0.693 where D cannot tell.
 
-    Args:
-        fake_logits: logits of generated samples, any shape; (batch, 1) in this course.
-
-    Returns:
-        Scalar >= 0; log 2 = 0.693 when D cannot tell.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where it is not given floats.
-
-    Source: Goodfellow et al. 2014, arXiv 1406.2661, section 3, last paragraph.
+    Goodfellow et al. 2014, arXiv 1406.2661, section 3, last paragraph.
     """
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
 def saturating_generator_loss(fake_logits):
-    """E[log(1 - D(G(z)))], the generator's loss of the minimax game.
+    """E[log(1 - D(G(z)))], the generator's part of the minimax game; -log 2 where D cannot tell.
 
     Its gradient vanishes where D is sure of itself, which is where a generator starts.
 
-    Args:
-        fake_logits: logits of generated samples, any shape; (batch, 1) in this course.
-
-    Returns:
-        Scalar <= 0; -log 2 = -0.693 when D cannot tell.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where it is not given floats.
-
-    Source: Goodfellow et al. 2014, arXiv 1406.2661, equation 1.
+    Goodfellow et al. 2014, arXiv 1406.2661, equation 1.
     """
     return -tf.reduce_mean(tf.nn.softplus(fake_logits))
 
@@ -68,23 +44,10 @@ def saturating_generator_loss(fake_logits):
 def smoothed_discriminator_loss(real_logits, fake_logits, *, smoothing=0.1):
     """-E[(1 - s) log D(x) + s log(1 - D(x))] - E[log(1 - D(G(z)))], one-sided label smoothing.
 
-    The best D is (1 - s) p / (p + q) instead of p / (p + q), never sure that a sample is real. Only
-    the real target moves: with a fake target above 0, D would praise G's samples where p is small.
+    The target of real samples is 1 - s, with s = smoothing in [0, 1). The best D becomes
+    (1 - s) p / (p + q), never sure that a sample is real; at logits of 0 the loss is 2 log 2.
 
-    Args:
-        real_logits: logits of real samples, any shape; (batch, 1) in this course.
-        fake_logits: logits of generated samples, any shape.
-        smoothing: s, 0 to below 1; the target of real samples is 1 - s.
-
-    Returns:
-        Scalar >= 0; 2 log 2 when all logits are 0, whatever s is.
-
-    Raises:
-        ValueError: smoothing is out of range.
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where the two are not
-            floats of one type.
-
-    Source: Salimans et al. 2016, arXiv 1606.03498, section 3.4.
+    Salimans et al. 2016, arXiv 1606.03498, section 3.4.
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"{smoothing=} must be in [0, 1): how far 1, the real target, is lowered.")
@@ -95,57 +58,28 @@ def smoothed_discriminator_loss(real_logits, fake_logits, *, smoothing=0.1):
 
 
 def least_squares_discriminator_loss(real_scores, fake_scores):
-    """E[(D(x) - 1)^2] / 2 + E[D(G(z))^2] / 2, least squares with the targets 1 and 0.
+    """E[(D(x) - 1)^2] / 2 + E[D(G(z))^2] / 2; 1/2 at scores of 0, 1/4 at 1/2 (D cannot tell).
 
-    Args:
-        real_scores: outputs for real samples, without a sigmoid, any shape.
-        fake_scores: outputs for generated samples, any shape.
-
-    Returns:
-        Scalar >= 0; 1/2 when all scores are 0, 1/4 when all are 1/2, as where D cannot tell.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where the two are not
-            floats of one type.
-
-    Source: Mao et al. 2017, arXiv 1611.04076, equation 9.
+    Mao et al. 2017, arXiv 1611.04076, equation 9.
     """
     real_loss = tf.reduce_mean(tf.square(real_scores - 1)) / 2
     return real_loss + tf.reduce_mean(tf.square(fake_scores)) / 2
 
 
 def least_squares_generator_loss(fake_scores):
-    """E[(D(G(z)) - 1)^2] / 2, least squares with the target 1.
+    """E[(D(G(z)) - 1)^2] / 2; 1/2 at scores of 0, 1/8 at 1/2 (D cannot tell).
 
-    Args:
-        fake_scores: outputs for generated samples, without a sigmoid, any shape.
-
-    Returns:
-        Scalar >= 0; 1/2 when all scores are 0, 1/8 when all are 1/2.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where it is not given floats.
-
-    Source: Mao et al. 2017, arXiv 1611.04076, equation 9.
+    Mao et al. 2017, arXiv 1611.04076, equation 9.
     """
     return tf.reduce_mean(tf.square(fake_scores - 1)) / 2
 
 
-def hinge_loss(real_scores, fake_scores):
-    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))], which ignores what is right by a margin of 1.
+def hinge_discriminator_loss(real_scores, fake_scores):
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]; 2 at scores of 0.
 
-    Args:
-        real_scores: outputs for real samples, without a sigmoid, any shape.
-        fake_scores: outputs for generated samples, any shape.
+    What is right by a margin of 1 adds nothing.
 
-    Returns:
-        Scalar >= 0; 2 when all scores are 0.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where the two are not
-            floats of one type.
-
-    Source: Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957, equation 16.
+    Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957, equation 16.
     """
     real_loss = tf.reduce_mean(tf.nn.relu(1 - real_scores))
     return real_loss + tf.reduce_mean(tf.nn.relu(1 + fake_scores))
@@ -154,44 +88,138 @@ def hinge_loss(real_scores, fake_scores):
 def critic_loss(real_scores, fake_scores):
     """E[f(G(z))] - E[f(x)], minus the critic's estimate of the Wasserstein distance.
 
-    It estimates that distance only where the critic f is 1-Lipschitz, which something else must see
-    to: `penalties.clip_weights`, `penalties.gradient_penalty` or spectral normalization.
+    An estimate only where f is 1-Lipschitz; `clip_weights`, `gradient_penalty` or spectral
+    normalization see to that. 0 where the means agree.
 
-    Args:
-        real_scores: f of real samples, any shape.
-        fake_scores: f of generated samples, any shape.
-
-    Returns:
-        Scalar of either sign, negative where the critic tells them apart; 0 for equal means.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where the two are not
-            floats of one type.
-
-    Source: Arjovsky et al. 2017, arXiv 1701.07875, equation 2 with the sign changed.
+    Arjovsky et al. 2017, arXiv 1701.07875, equation 2 with the sign changed.
     """
     return tf.reduce_mean(fake_scores) - tf.reduce_mean(real_scores)
 
 
-def score_loss(fake_scores):
+def wasserstein_generator_loss(fake_scores):
     """-E[f(G(z))], the generator's loss against a critic and against a hinge loss.
 
-    Args:
-        fake_scores: f of generated samples, any shape.
+    Its size means nothing, as f may be shifted by any constant.
 
-    Returns:
-        Scalar of either sign; its size means nothing, as f may be shifted by any constant.
-
-    Raises:
-        TypeError, ValueError, tf.errors.OpError: TensorFlow's, where it is not given floats.
-
-    Source: Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1.
+    Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1.
     """
     return -tf.reduce_mean(fake_scores)
 
 
+# Objectives.
+
 non_saturating = (discriminator_loss, generator_loss)
 minimax = (discriminator_loss, saturating_generator_loss)
 least_squares = (least_squares_discriminator_loss, least_squares_generator_loss)
-hinge = (hinge_loss, score_loss)
-wasserstein = (critic_loss, score_loss)
+hinge = (hinge_discriminator_loss, wasserstein_generator_loss)
+wasserstein = (critic_loss, wasserstein_generator_loss)
+
+
+# Penalties and constraints.
+
+
+def squared_slopes(model, points):
+    """|grad f(x)|_2^2, (batch,), how steep a model is at each of its inputs.
+
+    Args:
+        model: model or function (points, training) -> outputs (batch, 1), called with
+            training=True; no batch normalization in it, which would mix the examples.
+        points: float tensor (batch, ...).
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        outputs = model(points, training=True)
+    slopes = tape.gradient(outputs, points, unconnected_gradients="zero")
+    return tf.reduce_sum(tf.square(slopes), axis=list(range(1, len(points.shape))))
+
+
+def gradient_penalty(critic, real, fake, *, seed, step):
+    """E[(|grad f(x_hat)|_2 - 1)^2] at random points x_hat between real and generated samples.
+
+    Args:
+        critic: as the model of `squared_slopes`.
+        real, fake: floats (batch, ...) of one shape; each real sample is paired with the fake one
+            of its row.
+        seed, step: integers; where between the two x_hat lies depends on them alone.
+
+    Returns:
+        Scalar >= 0 without the weight, which is 10 in the paper; 1 where f is flat.
+
+    Gulrajani et al. 2017, arXiv 1704.00028, equation 3.
+    """
+    if not tf.TensorShape(real.shape).is_compatible_with(fake.shape):
+        raise ValueError(f"real {real.shape} and fake {fake.shape} must be of the same shape.")
+    key = stream(seed, step, "mix")
+    ones = [1] * (len(real.shape) - 1)
+    mix = tf.random.stateless_uniform((tf.shape(real)[0], *ones), seed=key, dtype=real.dtype)
+    points = real + mix * (fake - real)
+    # The root's derivative at 0 is infinite, and times 0 it is NaN; the maximum cuts it off.
+    slopes = tf.sqrt(tf.maximum(squared_slopes(critic, points), 1e-30))
+    return tf.reduce_mean(tf.square(slopes - 1))
+
+
+def r1_penalty(discriminator, real):
+    """E[|grad l(x)|_2^2] / 2, the squared slope of the logit l at real samples (batch, ...).
+
+    Without the weight gamma; |a|^2 / 2 for the logit a.x + b.
+
+    Mescheder et al. 2018, arXiv 1801.04406, equation 9.
+    """
+    return tf.reduce_mean(squared_slopes(discriminator, tf.convert_to_tensor(real))) / 2
+
+
+def clip_weights(variables, limit):
+    """Move every weight into [-limit, limit] after a critic's update; 0.01 in the paper.
+
+    Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1.
+    """
+    if not limit > 0:
+        raise ValueError(f"{limit=} must be above 0; at 0 the critic is a constant.")
+    for variable in variables:
+        variable.assign(tf.clip_by_value(tf.convert_to_tensor(variable), -limit, limit))
+
+
+def feature_matching(features, real, fake):
+    """|E[f(x)] - E[f(G(z))]|_2^2, the distance of mean features; a loss of the generator.
+
+    Args:
+        features: model or function from samples to features (batch, ...), such as a hidden layer
+            of D.
+        real, fake: samples (batch, ...), of two batch sizes perhaps.
+
+    Salimans et al. 2016, arXiv 1606.03498, section 3.1.
+    """
+    if not tf.TensorShape(real.shape[1:]).is_compatible_with(fake.shape[1:]):
+        raise ValueError(f"real {real.shape} and fake {fake.shape} differ beyond the batch axis.")
+    real_mean = tf.reduce_mean(tf.cast(features(real), tf.float32), axis=0)
+    fake_mean = tf.reduce_mean(tf.cast(features(fake), tf.float32), axis=0)
+    return tf.reduce_sum(tf.square(real_mean - fake_mean))
+
+
+class HistoricalAverage(tf.Module):
+    """sum |theta - mean of theta over the steps so far|^2, a term for either player's loss.
+
+    Players that circle around a goal have their mean near it, and this pulls them there. Call it
+    with step = 0, 1, 2, ..., once each: a call moves the means, which belong into a checkpoint. The
+    mean includes the present theta, and the gradient holds it constant; at step 0 the value is 0.
+
+    Args:
+        variables: list of a network's trainable variables, at least one; not saved with this.
+
+    Salimans et al. 2016, arXiv 1606.03498, section 3.3.
+    """
+
+    def __init__(self, variables):
+        if not variables:
+            raise ValueError("HistoricalAverage needs variables; build the model first.")
+        super().__init__()
+        self.weights = lambda: variables  # a checkpoint does not look into a function
+        self.means = [tf.Variable(variable, trainable=False) for variable in variables]
+
+    def __call__(self, step):
+        distances = []
+        for weight, mean in zip(self.weights(), self.means, strict=True):
+            weight, done = tf.convert_to_tensor(weight), tf.cast(step, mean.dtype)
+            mean.assign((done * mean + weight) / (done + 1))
+            distances.append(tf.reduce_sum(tf.square(weight - mean)))
+        return tf.add_n(distances)

@@ -1,46 +1,38 @@
-"""How good are the samples? Scores of features and probabilities, each with its limits.
+"""How good are the samples? Scores of features and probabilities, and matchings of labels.
 
 Features (count, dimensions) and probabilities (count, classes) come from one classifier, usually
-`classifier.classify`. Every score depends on that classifier and on the number of samples: compare
-only scores made with the same ones, and put beside each what real images get (`score_samples`).
-The course scores 10,000 samples against the 10,000 test images, and takes the floor from 10,000
-training images against the test images. All of it is computed in float64.
+`classifier.classify`. A score depends on that classifier and on the number of samples: compare only
+what was made with the same ones, and put beside it what real images get (`score_samples`). The
+course takes 10,000 samples; for the floor, as many training images; against the 10,000 test images.
+All is computed in float64. Unfit input is a TypeError or ValueError that says what was found.
 """
 
 import math
 
 import numpy as np
-from sklearn.metrics import euclidean_distances, pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import pdist
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, confusion_matrix, pairwise_distances_chunked
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from ganutils import checks
+from ganutils import validation
 
 
 def frechet_distance(real, fake):
-    """Squared Frechet distance between the normal distributions fitted to two sets of features.
+    """Squared Fréchet distance (FID) of the normal distributions fitted to two feature sets.
 
-    |m_r - m_f|^2 + Tr(S_r + S_f - 2 (S_r S_f)^{1/2}) with means m and covariances S. The trace of
-    the root is the sum of the roots of the eigenvalues of S_r^{1/2} S_f S_r^{1/2}, a symmetric
-    matrix. Few samples bias it upwards: compare only at equal counts.
+    |m_r - m_f|^2 + Tr(S_r + S_f - 2 (S_r S_f)^{1/2}) with means m and covariances S, >= 0. Each set
+    needs more rows than dimensions; few rows bias it upwards, so compare at equal counts only.
 
-    Args:
-        real: features, float (count, dimensions), more rows than columns.
-        fake: features, float (count, dimensions), more rows than columns.
-
-    Returns:
-        Float >= 0, in squared units of the features; 0 for equal means and covariances.
-
-    Raises:
-        TypeError: the features are not floats.
-        ValueError: too few samples, different dimensions, another shape, NaN, or beyond 1e30.
-
-    Source: Heusel et al. 2017, arXiv 1706.08500, equation 6; Dowson and Landau 1982.
+    Heusel et al. 2017, arXiv 1706.08500, equation 6; Dowson and Landau 1982.
     """
-    real, fake = checks.as_feature_pair(real, fake, full_rank=True)
+    real, fake = validation.as_feature_pair(real, fake, full_rank=True)
     shift = real.mean(axis=0) - fake.mean(axis=0)
     real_cov, fake_cov = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, fake))
     values, vectors = np.linalg.eigh(real_cov)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    # Tr (S_r S_f)^{1/2} by the eigenvalues of S_r^{1/2} S_f S_r^{1/2}, a symmetric matrix.
     crossed = np.linalg.eigvalsh(root @ fake_cov @ root).clip(min=0)
     spread = np.trace(real_cov) + np.trace(fake_cov) - 2 * np.sqrt(crossed).sum()
     return float(max(shift @ shift + spread, 0.0))
@@ -49,33 +41,19 @@ def frechet_distance(real, fake):
 def kernel_distance(real, fake, *, subsets=10, seed=0):
     """Kernel distance (KID): squared maximum mean discrepancy, kernel (x.y / dimensions + 1)^3.
 
-    Unbiased at every sample count, so it can be below 0. Both sets are dealt at random into equal
-    parts. As no sample is in two parts, the estimates are independent, and their spread gives an
-    honest standard error.
+    Unbiased at every count, so it can be below 0. Both sets are dealt into `subsets` equal parts, 2
+    rows or more each; no sample is in two of them, so their spread gives an honest error.
 
-    Args:
-        real: features, float (count, dimensions), at least 2 * subsets rows.
-        fake: features, float (count, dimensions), at least 2 * subsets rows.
-        subsets: independent estimates, 2 or more; 10 of 1,000 at the course's counts.
-        seed: integer >= 0, of the dealing.
-
-    Returns:
-        Pair of floats: mean of the estimates, and its standard error.
-
-    Raises:
-        TypeError: the features are not floats, or a number is no integer.
-        ValueError: too few samples or subsets, different dimensions, another shape, NaN, values
-            beyond 1e30, or a seed below 0.
-
-    Source: Binkowski et al. 2018, arXiv 1801.01401, section 4 and equation 4; Zaremba et al. 2013,
-        arXiv 1307.1954, for the independent parts.
+    Returns: mean of the parts' estimates, and its standard error.
+    Bińkowski et al. 2018, arXiv 1801.01401, section 4 and equation 4; for independent parts
+    Zaremba et al. 2013, arXiv 1307.1954.
     """
-    subsets = checks.as_integer(subsets, "subsets", low=2, high=10**6)
-    real, fake = checks.as_feature_pair(real, fake, least=2 * subsets)
+    subsets = validation.as_integer(subsets, "subsets", low=2, high=10**6)
+    real, fake = validation.as_feature_pair(real, fake, least=2 * subsets)
     random, size = np.random.default_rng(seed), min(len(real), len(fake)) // subsets
+    real, fake = (random.permutation(x)[: subsets * size] for x in (real, fake))
     estimates = []
-    dealt = (random.permutation(x)[: subsets * size] for x in (real, fake))
-    for x, y in zip(*(np.split(part, subsets) for part in dealt), strict=True):
+    for x, y in zip(np.split(real, subsets), np.split(fake, subsets), strict=True):
         within_x, within_y, across = (
             (a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))
         )
@@ -88,23 +66,14 @@ def kernel_distance(real, fake, *, subsets=10, seed=0):
 def classifier_score(probabilities, *, splits=10):
     """exp E KL(p(y|x) || p(y)): sure about every image, and undecided over all of them.
 
-    The inception score, with another classifier in place of Inception. No real image enters it.
+    The inception score with another classifier; no real image enters it. `splits` consecutive
+    parts, 2 rows or more each, are scored one by one, so the rows should be in random order.
 
-    Args:
-        probabilities: float (count, classes), rows of sum 1, in random order; at least 2 a split.
-        splits: consecutive parts, each scored by itself; 2 or more.
-
-    Returns:
-        Pair of floats: mean over the splits, in 1..classes, and its standard error.
-
-    Raises:
-        TypeError: the probabilities are not floats, or splits is no integer.
-        ValueError: too few samples or splits, another shape, NaN, or rows of another sum.
-
-    Source: Salimans et al. 2016, arXiv 1606.03498, section 4.
+    Returns: mean over the parts, in 1..classes, and its standard error.
+    Salimans et al. 2016, arXiv 1606.03498, section 4.
     """
-    splits = checks.as_integer(splits, "splits", low=2, high=10**6)
-    probabilities = checks.as_probabilities(probabilities, "probabilities", least=2 * splits)
+    splits = validation.as_integer(splits, "splits", low=2, high=10**6)
+    probabilities = validation.as_probabilities(probabilities, "probabilities", least=2 * splits)
     scores, tiny = [], np.finfo(np.float64).tiny  # 0 log 0 = 0
     for given in np.array_split(probabilities, splits):
         ratio = np.log(given.clip(min=tiny)) - np.log(given.mean(axis=0).clip(min=tiny))
@@ -113,27 +82,15 @@ def classifier_score(probabilities, *, splits=10):
 
 
 def precision_recall(real, fake, *, k=3):
-    """How many samples look real, and how much of what is real can be generated.
+    """Share of fakes that look real, and share of reals that can be generated; each in 0..1.
 
-    Around every point of a set lies a ball that reaches to its k-th neighbor in the set. Precision
-    is the share of fakes in a ball of a real one; recall that of reals in a ball of a fake one.
+    A ball about each feature reaches to its k-th neighbor in its own set. Precision counts fakes in
+    a ball of a real one, recall reals in a ball of a fake one.
 
-    Args:
-        real: features, float (count, dimensions), more than k rows; as many as fake to compare.
-        fake: features, float (count, dimensions), more than k rows.
-        k: neighbors, 1 or more.
-
-    Returns:
-        Pair of floats in 0..1: precision and recall.
-
-    Raises:
-        TypeError: the features are not floats, or k is no integer.
-        ValueError: too few samples, different dimensions, another shape, NaN, or beyond 1e30.
-
-    Source: Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2.
+    Kynkäänniemi et al. 2019, arXiv 1904.06991, equations 1 and 2.
     """
-    k = checks.as_integer(k, "k", low=1, high=10**6)
-    real, fake = checks.as_feature_pair(real, fake, least=k + 1)
+    k = validation.as_integer(k, "k", low=1, high=10**6)
+    real, fake = validation.as_feature_pair(real, fake, least=k + 1)
 
     def share_inside(points, centers):
         neighbors = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(centers)
@@ -150,82 +107,49 @@ def precision_recall(real, fake, *, k=3):
 
 
 def class_shares(probabilities):
-    """Share of the samples that go to each class, by the largest probability.
-
-    Args:
-        probabilities: float (count, classes), rows of sum 1.
-
-    Returns:
-        float64 array (classes,) of sum 1.
-
-    Raises:
-        TypeError: the probabilities are not floats.
-        ValueError: another shape, no row, NaN, or rows of another sum.
-    """
-    probabilities = checks.as_probabilities(probabilities, "probabilities")
+    """Share of the samples in each class, by the largest probability: float64 (classes,)."""
+    probabilities = validation.as_probabilities(probabilities, "probabilities")
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return counts / len(probabilities)
 
 
 def class_divergence(real_shares, fake_shares):
-    """KL(fake || real) between the shares of classes, in nats.
+    """KL(fake || real) between shares of classes, in nats; 0 for equal ones.
 
-    In this direction a class that is never generated leaves it finite.
-
-    Args:
-        real_shares: float (classes,) of sum 1.
-        fake_shares: float (classes,) of sum 1.
-
-    Returns:
-        Float >= 0, 0 for equal shares; infinite where a class is generated that is never real.
-
-    Raises:
-        TypeError: the shares are not floats.
-        ValueError: different numbers of classes, another shape, NaN, or another sum.
-
-    Source: the direction of the mode-coverage tests, Lin et al. 2018, arXiv 1712.04086, section 4.
+    In this direction a class that is never generated leaves it finite; a generated one that is
+    never real makes it infinite. As in Lin et al. 2018, arXiv 1712.04086, section 4.
     """
-    real_shares = checks.as_shares(real_shares, "real_shares")
-    fake_shares = checks.as_shares(fake_shares, "fake_shares")
+    real_shares = validation.as_shares(real_shares, "real_shares")
+    fake_shares = validation.as_shares(fake_shares, "fake_shares")
     if real_shares.shape != fake_shares.shape:
         raise ValueError(f"{len(real_shares)} real and {len(fake_shares)} fake classes.")
     there = fake_shares > 0
     if (real_shares[there] == 0).any():
         return math.inf
-    ratio = np.log(fake_shares[there] / real_shares[there])
+    ratio = np.log(fake_shares[there]) - np.log(real_shares[there])
     return float(max((fake_shares[there] * ratio).sum(), 0.0))
 
 
 def mode_coverage(samples, modes, *, deviation, radius=3.0):
     """How much of a mixture with equally likely modes do the samples cover?
 
-    Each sample belongs to its nearest mode (the first of equally near ones) and is of high quality
-    if it is no further than radius * deviation from it. In two dimensions a share of
-    1 - exp(-radius^2 / 2) of a Gaussian is: 0.989 at 3. Reverse KL is KL(fake || real) in nats
-    between the shares of the modes; every sample counts in it, of high quality or not. It is 0 for
-    equal shares, and log(modes / m) if m modes get equal shares and the others none.
+    A sample belongs to its nearest mode, and is of high quality within `radius` deviations of it:
+    in two dimensions 0.989 of a Gaussian are, at 3. Every sample counts in the modes' shares.
 
     Args:
-        samples: float (count, dimensions), the published tests take 2,500.
+        samples: float (count, dimensions); published tests take 2,500.
         modes: float (modes, dimensions), the centers.
-        deviation: standard deviation of each mode in each coordinate, > 0, in units of samples.
-        radius: how far high quality reaches, in deviations, > 0.
+        deviation: standard deviation of each mode, in units of samples.
 
-    Returns:
-        Dict: "modes", integer, how many have a sample of high quality; "high_quality", float, the
-        share of such samples in 0..1; "reverse_kl", float in 0..log(modes).
-
-    Raises:
-        TypeError: samples or modes are not floats, or a number is none.
-        ValueError: no row, different dimensions, another shape, NaN, values beyond 1e30, or a
-            number not above 0.
-
-    Source: Lin et al. 2018, arXiv 1712.04086, section 4; Srivastava et al. 2017, arXiv 1705.07761.
+    Returns: dict of "modes", how many have a sample of high quality; "high_quality", the share of
+    such samples; "reverse_kl", KL(fake || real) in nats, log(modes / m) if m get equal shares.
+    Lin et al. 2018, arXiv 1712.04086, section 4; Srivastava et al. 2017, arXiv 1705.07761.
     """
-    samples, modes = checks.as_samples_and_modes(samples, modes)
-    reach = checks.as_positive(radius, "radius") * checks.as_positive(deviation, "deviation")
+    samples, modes = validation.as_samples_and_modes(samples, modes)
+    deviation = validation.as_positive(deviation, "deviation")
+    radius = validation.as_positive(radius, "radius")
     distances = np.stack([np.linalg.norm(samples - mode, axis=1) for mode in modes], axis=1)
-    nearest, good = distances.argmin(axis=1), distances.min(axis=1) <= reach
+    nearest, good = distances.argmin(axis=1), distances.min(axis=1) <= radius * deviation
     shares = np.bincount(nearest, minlength=len(modes)) / len(samples)
     reverse_kl = class_divergence(np.full(len(modes), 1 / len(modes)), shares)
     covered = len(np.unique(nearest[good]))
@@ -235,22 +159,14 @@ def mode_coverage(samples, modes, *, deviation, radius=3.0):
 def nearest_neighbors(images, training_images, *, count=1):
     """Nearest training images of each sample, pixel by pixel: is it memorizing?
 
-    Args:
-        images: float (samples, height, width, channels) in [-1, 1].
-        training_images: float (N, height, width, channels) in [-1, 1], at least `count`.
-        count: neighbors of each sample, 1 or more.
+    Both are float (count, height, width, channels) in [-1, 1].
 
-    Returns:
-        distances, float64 (samples, count), Euclidean over all pixels, ascending; and indices into
-        training_images, integers (samples, count).
-
-    Raises:
-        TypeError: the images are not floats, or count is no integer.
-        ValueError: too few training images, different shapes, another range, or NaN.
+    Returns: Euclidean distances, float64 (samples, count), ascending; and indices of training
+    images, integers of the same shape.
     """
-    images = checks.as_images(images, "images")
-    count = checks.as_integer(count, "count", low=1, high=10**6)
-    training_images = checks.as_images(training_images, "training_images", least=count)
+    images = validation.as_images(images, "images")
+    count = validation.as_integer(count, "count", low=1, high=10**6)
+    training_images = validation.as_images(training_images, "training_images", least=count)
     if images.shape[1:] != training_images.shape[1:]:
         raise ValueError(f"images are {images.shape[1:]}, training {training_images.shape[1:]}.")
     search = NearestNeighbors(n_neighbors=count, algorithm="brute")
@@ -267,57 +183,34 @@ def support_size(samples, *, threshold, batch_size=100, seed=0):
     threshold, N = s (s - 1) / (2 ln(1 / (1 - p))). Unequal probabilities make it smaller.
 
     Args:
-        samples: float (count, dimensions), features or flat images; at least 10 batches.
-        threshold: distance > 0 below which two samples count as one; take it from real data.
-        batch_size: s, 2 or more. Best where about half of the batches hold a pair.
-        seed: integer >= 0, of the dealing into batches.
+        samples: float (count, dimensions), features or flat images; 10 batches or more.
+        threshold: distance below which two samples count as one; take it from real data.
+        batch_size: s; best where about half of the batches hold a pair.
 
-    Returns:
-        Three floats: the estimate, and the 95 % bounds low and high (Wilson's, of p). Where no
-        batch holds a pair, estimate and high are infinite and only low says something; where every
-        batch does, estimate and low are 0 and only high does.
-
-    Raises:
-        TypeError: the samples are not floats, batch_size is no integer, or threshold no number.
-        ValueError: fewer than 10 batches, a threshold not above 0, another shape, NaN, values
-            beyond 1e30, or a seed below 0.
-
-    Source: Arora and Zhang 2017, arXiv 1706.08224, section 2.
+    Returns: the estimate, and the 95 % bounds low and high (Wilson's, of p). Where no batch holds a
+    pair, estimate and high are infinite; where each does, estimate and low are 0.
+    Arora and Zhang 2017, arXiv 1706.08224, section 2.
     """
-    s = checks.as_integer(batch_size, "batch_size", low=2, high=10**6)
-    samples, _ = checks.as_feature_pair(samples, samples, least=10 * s)
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"threshold must be above 0 and finite, not {threshold}.")
-    count = len(samples) // s
-    dealt = np.random.default_rng(seed).permutation(samples)[: count * s]
-    found = [
-        euclidean_distances(batch)[np.triu_indices(s, 1)].min() < threshold
-        for batch in np.split(dealt, count)
-    ]
-    p, z2 = np.mean(found), 1.96**2
-    middle = p + z2 / (2 * count)
-    width = math.sqrt(z2 * (p * (1 - p) + z2 / (4 * count)) / count)
-    bounds = (middle + width) / (1 + z2 / count), (middle - width) / (1 + z2 / count)
-    with np.errstate(divide="ignore"):  # p = 0 or p = 1
-        sizes = s * (s - 1) / 2 / -np.log1p(-np.round([p, *bounds], 12).clip(0, 1))
+    batch_size = validation.as_integer(batch_size, "batch_size", low=2, high=10**6)
+    samples, _ = validation.as_feature_pair(samples, samples, least=10 * batch_size)
+    threshold = validation.as_positive(threshold, "threshold")
+    count = len(samples) // batch_size
+    dealt = np.random.default_rng(seed).permutation(samples)[: count * batch_size]
+    found = sum(pdist(batch).min() < threshold for batch in np.split(dealt, count))
+    bounds = binomtest(found, count).proportion_ci(method="wilson")
+    shares = np.array([found / count, bounds.high, bounds.low])
+    with np.errstate(divide="ignore"):  # shares of 0 and of 1
+        sizes = batch_size * (batch_size - 1) / 2 / -np.log1p(-shares)
     return tuple(sizes.tolist())
 
 
 def score_samples(real, fake, *, held_out):
-    """All scores of a set of samples, each beside its floor: what real images get.
+    """All scores of a set of samples, each beside its floor: what other real images get.
 
-    Real, fake and held_out are pairs (features, probabilities) from `classifier.classify`.
+    All three are pairs (features, probabilities): of the reference, the course's 10,000 test
+    images; of as many samples; and of as many other real images.
 
-    Args:
-        real: the reference, the course's 10,000 test images.
-        fake: the samples, 10,000 in this course; more than there are dimensions.
-        held_out: other real images, as many as fake.
-
-    Returns:
-        Dict from name to the pair of floats (score of fake, floor: the same score of held_out).
-
-    Raises:
-        TypeError, ValueError: as the metrics do; or the counts of fake and held_out differ.
+    Returns: dict from name to the pair of floats (score of fake, floor: that of held_out).
     """
     if len(fake[0]) != len(held_out[0]):
         raise ValueError(f"{len(fake[0])} fake and {len(held_out[0])} held out; take equally many.")
@@ -336,14 +229,8 @@ def score_samples(real, fake, *, held_out):
 def format_scores(results):
     """Lay out the scores of several systems as a text table whose last column is the floor.
 
-    Args:
-        results: dict from the name of a system to what `score_samples` returned for it.
-
-    Returns:
-        String: a line of names, then a line for each score.
-
-    Raises:
-        ValueError: nothing to lay out, or the floors differ: then the scores cannot be compared.
+    results: dict from the name of a system to what `score_samples` returned for it. Systems with
+    different floors cannot be compared, and are refused.
     """
     floors = [{name: floor for name, (_, floor) in scores.items()} for scores in results.values()]
     if not floors or any(floor != floors[0] for floor in floors):
@@ -354,3 +241,81 @@ def format_scores(results):
         values = [*(scores[name][0] for scores in results.values()), floor]
         lines.append(f"{name:18}" + "".join(f"{value:{width}.4g}" for value in values))
     return "\n".join(lines)
+
+
+def label_accuracy(probabilities, labels):
+    """Share of images, in 0..1, whose most probable class is the label that was asked for.
+
+    probabilities: (count, classes), as from `classifier.classify`; labels: integers (count,).
+    """
+    return float(accuracy_score(labels, np.argmax(probabilities, axis=1)))
+
+
+def intra_class_frechet(real, fake, *, classes):
+    """Fréchet distance within each class: float64 (classes,), a number for each label asked for.
+
+    real and fake: pairs of features (count, dimensions) and integer arrays of labels (count,); in
+    each class more images than dimensions, here as there.
+    """
+    (features, labels), (fake_features, fake_labels) = real, fake
+    return np.array(
+        [
+            frechet_distance(features[labels == c], fake_features[fake_labels == c])
+            for c in range(classes)
+        ]
+    )
+
+
+def match_codes(codes, labels, classes):
+    """Match codes to classes one to one, with as few errors as any matching makes.
+
+    codes and labels: integers (count,), 0 to classes - 1, of the same images.
+
+    Returns: the class that each code stands for, integers (classes,); and the share of images whose
+    code stands for another class, a float in 0..1.
+    Kuhn 1955, "The Hungarian method for the assignment problem".
+    """
+    codes = validation.as_labels(codes, len(codes), classes, "codes")
+    labels = validation.as_labels(labels, len(codes), classes)
+    counts = confusion_matrix(codes, labels, labels=range(classes))
+    rows, matched = linear_sum_assignment(counts, maximize=True)
+    return matched, float(1 - counts[rows, matched].sum() / counts.sum())
+
+
+def surest_labels(shares, labels):
+    """Name each cluster after the one image that is surest to be in it: integers (classes,).
+
+    shares: (count, classes), rows of q(y|x); labels: integer array (count,), what images show.
+    Makhzani et al. 2016, arXiv 1511.05644, section 6.
+    """
+    return labels[np.argmax(shares, axis=0)]
+
+
+def majority_labels(shares, labels):
+    """Name each cluster after the label that most of its images have; an empty one is called 0.
+
+    Arguments and what is returned: as for `surest_labels`. On a tie the smallest label wins.
+    """
+    clusters, classes = np.argmax(shares, axis=1), range(shares.shape[1])
+    return np.array([np.bincount(labels[clusters == c], minlength=1).argmax() for c in classes])
+
+
+def cluster_error(shares, labels, names):
+    """Share of images, in 0..1, in a cluster of another name than theirs.
+
+    names: integer array (classes,), from `surest_labels` or `majority_labels`, best of other
+    images; the rest as for these. An image is in the cluster of its largest share.
+    """
+    if not len(labels) or shares.shape != (len(labels), len(names)):
+        raise ValueError(f"{shares.shape=} for {len(labels)} labels and {len(names)} names.")
+    return float(np.mean(names[np.argmax(shares, axis=1)] != labels))
+
+
+def neighbor_accuracy(features, labels, test_features, test_labels):
+    """Share of test examples, in 0..1, whose nearest neighbor in the index has the same label.
+
+    features and labels are the index: (count, dimensions), Euclidean, and integers (count,).
+    Cover and Hart 1967, "Nearest neighbor pattern classification".
+    """
+    index = KNeighborsClassifier(1, algorithm="brute").fit(features, labels)
+    return float(index.score(test_features, test_labels))

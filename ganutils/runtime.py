@@ -13,6 +13,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+# Cores that this process may use.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 _CPUINFO = Path("/proc/cpuinfo")  # on Linux
 
 
@@ -25,12 +27,11 @@ def _held_back_stderr():
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
-            raise
+            held.truncate(0)  # all is well
         finally:
             os.dup2(saved, 2)
+            held.seek(0)
+            os.write(saved, held.read())
             os.close(saved)
 
 
@@ -38,7 +39,7 @@ if "tensorflow" in sys.modules:  # somebody was first: nothing to keep quiet, no
     import tensorflow as tf
 else:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) == 2:
+    if CORES == 2:
         # Two operations side by side, a core each, are faster than one after the other, both split.
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     with _held_back_stderr():
@@ -50,15 +51,8 @@ else:
 def budget(full, smoke):
     """Choose between a setting of the full run and the one that tests use.
 
-    Args:
-        full: value for a reader: the run whose pictures the notebook discusses.
-        smoke: value for the smoke profile: the same code in seconds.
-
-    Returns:
-        `smoke` where the environment variable GANUTILS_PROFILE is "smoke", else `full`.
-
-    Raises:
-        ValueError: GANUTILS_PROFILE is neither "full" nor "smoke".
+    Returns `smoke` (the same code in seconds) where the environment variable GANUTILS_PROFILE is
+    "smoke", `full` (the run whose pictures a notebook discusses) where it is "full" or not set.
     """
     profile = os.environ.get("GANUTILS_PROFILE", "full")
     if profile not in ("full", "smoke"):
@@ -66,26 +60,26 @@ def budget(full, smoke):
     return smoke if profile == "smoke" else full
 
 
+def picture_folder():
+    """Where a notebook keeps its pictures: what GANUTILS_PICTURES names, or a temporary folder."""
+    return Path(os.environ.get("GANUTILS_PICTURES") or tempfile.mkdtemp(prefix="ganutils-"))
+
+
 @contextlib.contextmanager
 def stop_button():
     """Hold back Ctrl-C, and a notebook's stop button, so that a loop can end between two steps.
 
-    The first one is only noted, and one line printed at the end says so. A second one interrupts at
-    once, wherever the program is.
-
-    Yields:
-        Function of no argument: whether the loop was asked to stop. Always False outside the main
-        thread, and where the program ignores interrupts.
+    Yields a function of no argument: whether the loop was asked to stop. The first Ctrl-C is only
+    noted, and one line printed at the end says so; a second one interrupts at once. Always False
+    outside the main thread, and where the program ignores interrupts.
     """
-    pressed = []
+    pressed, before = [], signal.getsignal(signal.SIGINT)
 
     def press(number, frame):
         pressed.append(number)
         signal.signal(signal.SIGINT, before)
 
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not callable(before):
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield lambda: False
         return
     signal.signal(signal.SIGINT, press)
@@ -97,17 +91,19 @@ def stop_button():
         print("Stopped between two steps, as asked. Run the same once more to go on.")
 
 
-def _native_bfloat16():
-    """Whether this machine computes in bfloat16 itself, and by what that was seen."""
+def _native_type():
+    """The fastest type that keeps float32's range on this machine, and by what that was seen."""
     for gpu in tf.config.list_physical_devices("GPU"):
         known = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-        return known >= (8, 0), f"the GPU has compute capability {known[0]}.{known[1]}"
+        seen = f"the GPU has compute capability {known[0]}.{known[1]}"
+        return "bfloat16" if known >= (8, 0) else "float32", seen
     try:
         flags = set(_CPUINFO.read_text().split())
     except OSError:
-        return False, "this system does not tell what its processor can do"
+        return "float32", "this system does not tell what its processor can do"
     found = sorted(flags & {"avx512_bf16", "amx_bf16"})
-    return bool(found), f"the processor has {' and '.join(found) or 'no bfloat16 instructions'}"
+    seen = f"the processor has {' and '.join(found) or 'no bfloat16 instructions'}"
+    return "bfloat16" if found else "float32", seen
 
 
 def fast_precision():
@@ -115,48 +111,38 @@ def fast_precision():
 
     bfloat16 is float32 with 8 instead of 24 bits of precision and the same range, so gradients
     need no scaling. Weights, gradients of weights and optimizer slots stay float32, and so do the
-    last layers of `networks` and the losses. The choice, and why, is printed as one line.
-
-    The environment variable GANUTILS_PRECISION, "float32" or "bfloat16", overrides the choice.
+    last layers of `networks` and the losses. The choice, and why, is printed as one line; the
+    environment variable GANUTILS_PRECISION, "float32" or "bfloat16", overrides it.
 
     Returns:
         Name of Keras' dtype policy from here on, "mixed_bfloat16" or "float32".
 
-    Raises:
-        ValueError: GANUTILS_PRECISION is neither "float32" nor "bfloat16".
-
-    Source: Kalamkar et al. 2019, arXiv 1905.12322.
+    Kalamkar et al. 2019, arXiv 1905.12322.
     """
     import keras  # here, because Keras imports TensorFlow, which this room does quietly first
 
     wish = os.environ.get("GANUTILS_PRECISION")
     if wish not in (None, "float32", "bfloat16"):
         raise ValueError(f'GANUTILS_PRECISION is {wish!r}; set it to "float32" or "bfloat16".')
-    native, reason = _native_bfloat16()
-    if wish:
-        native, reason = wish == "bfloat16", "GANUTILS_PRECISION says so"
-    policy, name = ("mixed_bfloat16", "bfloat16") if native else ("float32", "float32")
+    name, reason = (wish, "GANUTILS_PRECISION says so") if wish else _native_type()
+    policy = "mixed_bfloat16" if name == "bfloat16" else "float32"
     keras.config.set_dtype_policy(policy)
     print(f"Networks compute in {name}: {reason}.")
     return policy
 
 
 def in_float32(model):
-    """Copy a model as one that computes in float32, for sampling and metrics.
+    """Copy a model of any dtype policy as one that computes in float32, for sampling and metrics.
 
-    Args:
-        model: Keras model of any dtype policy.
-
-    Returns:
-        Model of the same layers and weights, all float32. The weights are copies: it stays as it
-        is when the model learns on.
+    The weights are copies: the copy stays as it is when the model learns on.
     """
     import keras
 
     def rebuilt(layer):
-        if not isinstance(layer, keras.layers.Layer):  # a bare operation has no type of its own
-            return type(layer).from_config(layer.get_config())
-        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Layer):  # a bare operation has no type of its own
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=rebuilt)
     copy.set_weights(model.get_weights())

@@ -1,19 +1,21 @@
-"""How does one run go? `train` takes any step, one by one; a loop takes many in one call."""
+"""How does one run go? A `Run` is what it remembers; `train` takes its steps."""
 
+import math
 import time
+from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
 from tqdm import tqdm
 
-from ganutils import checks, runtime
+from ganutils import runtime
 
 
 class Progress(NamedTuple):
     """What a callback of `train` is told.
 
-    step: steps done so far. steps: where the run ends. history: dict from name to a list with one
-    float for each step done. seconds_left: estimate from the steps of this call.
+    step: steps done so far. steps: where the run ends. history: the run's. seconds_left: estimate
+    from the steps of this call.
     """
 
     step: int
@@ -22,153 +24,247 @@ class Progress(NamedTuple):
     seconds_left: float
 
 
-def stack_values(values, names):
-    """Stack the scalars of a dict as one tensor, and note what they are called.
+def models_of(player):
+    """A player's models as a list: of one model, of a list of them, or of none."""
+    if player is None:
+        return []
+    return list(player) if isinstance(player, list | tuple) else [player]
+
+
+def _trainable(player):
+    return [variable for model in models_of(player) for variable in model.trainable_variables]
+
+
+class Run:
+    """A run: its networks, their optimizers, the steps done, and whatever else must be saved.
 
     Args:
-        values: dict from name to scalar.
-        names: list; holds the names, in order, afterwards.
+        discriminator, generator: the players, each a model, or a list of models that one optimizer
+            moves together. discriminator may be None, where nobody judges (an autoencoder).
+        d_optimizer, g_optimizer: Keras optimizers, built here: a restore can fill only variables
+            that exist.
+        average: model (or list) that `steps.with_ema` keeps, or None.
+        also: dict from name to whatever else the run remembers, models or `tf.Module`s, such as a
+            `losses.HistoricalAverage`.
 
-    Returns:
-        float32 tensor (count,).
+    Attributes: all of these; step, int64 `tf.Variable`; history, dict from name to a list with one
+    float for each step; d_variables and g_variables, what each player may change; unsaved, the step
+    that could not be saved, or None.
     """
-    names[:] = values
-    return tf.stack([tf.cast(value, tf.float32) for value in values.values()])
+
+    def __init__(
+        self, discriminator, generator, *, d_optimizer, g_optimizer, average=None, also=None
+    ):
+        self.discriminator, self.generator = discriminator, generator
+        self.d_optimizer, self.g_optimizer = d_optimizer, g_optimizer
+        self.average, self.also = average, dict(also or {})
+        self.step, self.history, self.unsaved = tf.Variable(0, dtype=tf.int64), {}, None
+        self.d_variables, self.g_variables = _trainable(discriminator), _trainable(generator)
+        self._made = {}
+        if d_optimizer is not None:
+            d_optimizer.build(self.d_variables)
+        g_optimizer.build(self.g_variables)
+
+    def made_once(self, make, train_step):
+        """make(self, train_step), kept while the step is the same one: nothing is traced again."""
+        known_step, made = self._made.get(make, (None, None))
+        if known_step is not train_step:
+            made = make(self, train_step)
+            self._made[make] = train_step, made
+        return made
 
 
-def make_loop(train_step, batches, *, step, compiled):
-    """Make a function that takes several steps in a row and gathers what they report.
+def with_weight_norms(run, train_step):
+    """Make a step that also reports d_weights and g_weights, the norms of all weights of a player.
 
-    Compiled, batches are fetched and steps are counted inside one graph; Python is called once for
-    all of them. The steps, and their results, are the same either way.
-
-    Args:
-        train_step: function (real, step) -> dict from name to scalar, as `updates` makes.
-        batches: iterable of batches; a `tf.data.Dataset`, as `data.batches` makes, if compiled.
-        step: integer `tf.Variable`, the number of steps done; advanced after each step.
-        compiled: whether the steps become one `tf.function`.
-
-    Returns:
-        Function count -> dict from name to a list of count floats (of float32). The step whose
-        values are not all finite is the last one taken: the counter stays before it, and whatever
-        the lists hold behind it means nothing.
-
-    Raises:
-        TypeError: compiled, and the batches are not a `tf.data.Dataset`: a graph would use the
-            first batch of any other iterable again and again.
+    A weight that is NaN or infinite makes its player's norm so, at the step that broke it. Without
+    it, a bad weight shows a step later, and one that only sampling reads never does.
     """
-    if compiled and not isinstance(batches, tf.data.Dataset):
-        raise TypeError(f"Several steps per call need a tf.data.Dataset, not {type(batches)}.")
-    batches, names = iter(batches), []
+    players = {"d_weights": run.discriminator, "g_weights": run.generator}
 
-    def loop(count):
+    @tf.function
+    def watched_step(real, step):
+        values = dict(train_step(real, step))
+        for name, player in players.items():
+            weights = [weight for model in models_of(player) for weight in model.weights]
+            floats = [tf.cast(weight, tf.float32) for weight in weights if "float" in weight.dtype]
+            if floats:
+                values[name] = tf.linalg.global_norm(floats)
+        return values
+
+    return watched_step
+
+
+def _make_loop(train_step, draw, step, *, jit_compile):
+    """Make a function (source, count) that takes steps in one program; draw: (source, step)."""
+
+    @tf.function
+    def values_at(source):
+        return train_step(draw(source, tf.identity(step)), tf.identity(step))
+
+    @tf.function(jit_compile=jit_compile)
+    def loop(source, count, names):
         rows = tf.TensorArray(tf.float32, count)
         for i in tf.range(count):
-            row = stack_values(train_step(next(batches), tf.identity(step)), names)
+            values = values_at(source)
+            row = tf.stack([tf.cast(values[name], tf.float32) for name in names])
             rows = rows.write(i, row)
             if not tf.reduce_all(tf.math.is_finite(row)):
                 break
             step.assign_add(1)
         return rows.stack()
 
-    run = tf.function(loop) if compiled else loop
-    return lambda count: dict(zip(names, run(tf.constant(count)).numpy().T.tolist(), strict=True))
+    def take(source, count):
+        names = tuple(values_at.get_concrete_function(source).structured_outputs)
+        columns = loop(source, tf.constant(count), names).numpy().T.tolist()
+        return dict(zip(names, columns, strict=True))
+
+    return take
 
 
-def train(train_step, make_batches, *, steps, step, history, callbacks=(), every=100, per_call=1):
-    """Run a training step until the counter `step` stands at `steps`.
+def _take_one_by_one(train_step, step, batches, count):
+    """Take steps from Python; what a compiled loop returns, for batches of any kind."""
+    columns = {}
+    for _ in range(count):
+        values = train_step(next(batches), tf.identity(step))
+        row = {name: float(value) for name, value in values.items()}
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+        if not all(math.isfinite(value) for value in row.values()):
+            break
+        step.assign_add(1)
+    return columns
+
+
+def _refuse_non_finite(columns, taken, count, now):
+    """Stop a run at the step, the next after `now`, whose values are no longer numbers."""
+    if taken < count:
+        row = {name: column[taken] for name, column in columns.items()}
+        bad = {name: value for name, value in row.items() if not math.isfinite(value)}
+        raise FloatingPointError(f"Training stopped at step {now + 1}: {bad} is not finite.")
+
+
+def _compile_batches(run, train_step):
+    return _make_loop(train_step, lambda source, step: next(source), run.step, jit_compile=False)
+
+
+def make_loop(train_step, draw, step, *, jit_compile=True):
+    """Make a function that takes many steps as one program, real samples drawn inside it.
+
+    Where a step takes less than a millisecond, fetching a batch and starting each operation cost
+    more than the arithmetic. XLA turns the same seeds into other random numbers than TensorFlow's
+    own operations do, so a run repeats only in the same kind of loop.
+
+    Args:
+        train_step: `tf.function` (real, step) -> dict from name to scalar.
+        draw: function step -> real samples (batch, ...), a pure function of the step.
+        step: integer `tf.Variable`, the number of steps done, such as `run.step`; advanced.
+        jit_compile: whether XLA compiles the program.
+
+    Returns:
+        Function count -> dict from name to a list of count floats. Each new count is compiled once,
+        in some seconds. FloatingPointError where a value is NaN or infinite, as for `train`.
+    """
+    take = _make_loop(train_step, lambda _, now: draw(now), step, jit_compile=jit_compile)
+
+    def loop(count):
+        start = int(step)
+        columns = take((), count)
+        _refuse_non_finite(columns, int(step) - start, count, int(step))
+        return columns
+
+    return loop
+
+
+def _batches_from(batches, now, steps):
+    """The batches from number `now` on: of a dataset, or of a function of where to start."""
+    if not isinstance(batches, tf.data.Dataset):
+        return batches(start=now)
+    count = int(batches.cardinality())
+    if 0 <= count < steps:
+        raise ValueError(
+            f"The dataset ends after {count} batches, the run after {steps}: repeat it."
+        )
+    return batches.skip(now)
+
+
+def train(
+    run,
+    train_step,
+    batches,
+    *,
+    steps,
+    callbacks=(),
+    every=100,
+    per_call=1,
+    watch_weights=False,
+):
+    """Take steps until the run's counter stands at `steps`.
 
     A run that stands there already only calls its callbacks, so a cell can be run twice. Ctrl-C, or
     a notebook's stop button, ends the run after the step at hand; the same call goes on from there.
 
     Args:
-        train_step: function (real, step) -> dict from name to scalar, as `updates` makes.
-        make_batches: function start -> endless iterable of batches, from batch number start on; a
-            `tf.data.Dataset`, as `data.batches` makes, where per_call is above 1.
+        run: `Run`; its step and history are advanced step by step.
+        train_step: function (real, step) -> dict from name to scalar, as `steps` makes.
+        batches: function start -> endless iterable of batches, from batch number start on, such as
+            `partial(data.batches, images, 64, seed=1)`; or a `tf.data.Dataset` of enough batches,
+            of which a resumed run skips those it has seen.
         steps: the step count at which the run ends (the total, not the number still to do).
-        step: integer `tf.Variable`, the number of steps done; advanced after each step.
-        history: dict; each name of train_step's result gets its list, extended step by step.
         callbacks: functions of a `Progress`, called after every `every` steps and at the end, be it
             asked for by Ctrl-C.
-        every: number of steps between two calls of the callbacks.
-        per_call: steps taken by one compiled call, at most; fewer where a callback is due. It pays
+        every: steps between two calls of the callbacks.
+        per_call: steps taken by one compiled call, at most; it needs a `tf.data.Dataset`, and pays
             where a step is as short as Python's way to it. The results do not depend on it.
+        watch_weights: whether the history gets d_weights and g_weights, too, the norms of all
+            weights of a player, so that one that is NaN or infinite is noticed at that step.
 
     Returns:
-        `history`, for convenience.
+        The run.
 
     Raises:
-        ValueError: the counter is beyond `steps`, or `every` or `per_call` is below 1.
-        TypeError: per_call is above 1, and the batches are not a `tf.data.Dataset`.
-        FloatingPointError: a value of train_step is NaN or infinite; names the step and the value.
-            No callback sees that step, so what they saved before stands. Whatever per_call is,
-            counter and history are those before that step, and the weights those after it.
+        ValueError: the counter is beyond `steps`, a number is below 1, or the dataset is too short.
+        TypeError: per_call is above 1 without a dataset: a graph would repeat the first batch.
+        FloatingPointError: a value is NaN or infinite; names the step and the value. No callback
+            sees that step, so what was saved before stands. Counter and history are those before
+            it, the weights those after it.
         KeyboardInterrupt: Ctrl-C a second time, before the step at hand has ended; weights, counter
             and history may then disagree.
     """
-    now, left, clock, stop = int(step), 0.0, None, False
+    now, left, clock, stop = int(run.step), 0.0, None, False
     if now > steps or every < 1 or per_call < 1:
         raise ValueError(f"step {now} must be at most {steps=}; {every=}, {per_call=} at least 1.")
+    if watch_weights:
+        train_step = run.made_once(with_weight_norms, train_step)
     if now < steps:
-        take = make_loop(train_step, make_batches(start=now), step=step, compiled=per_call > 1)
+        source = _batches_from(batches, now, steps)
+        if per_call > 1 and not isinstance(source, tf.data.Dataset):
+            raise TypeError(f"{per_call=} needs a tf.data.Dataset of batches, not {type(source)}.")
+        source = iter(source)
+    if per_call > 1:
+        take = run.made_once(_compile_batches, train_step)
+    else:
+        take = partial(_take_one_by_one, train_step, run.step)
+
+    def report():
+        for callback in callbacks:
+            callback(Progress(now, steps, run.history, left))
+
     bar = tqdm(total=steps, initial=now, unit="step", disable=None)
     with bar, runtime.stop_button() as pressed:
         while now < steps and not stop:
-            values = take(count := min(per_call, every - now % every, steps - now))
-            start, now = now, int(step)
-            for name, column in values.items():
-                history.setdefault(name, []).extend(column[: now - start])
-            if now < start + count:
-                last = {name: column[now - start] for name, column in values.items()}
-                checks.refuse_non_finite(last, step=now + 1)
+            count = min(per_call, every - now % every, steps - now)
+            columns = take(source, count)
+            taken = int(run.step) - now
+            now += taken
+            for name, column in columns.items():
+                run.history.setdefault(name, []).extend(column[:taken])
+            _refuse_non_finite(columns, taken, count, now)
             bar.update(count)
             clock = clock or (time.perf_counter(), now)  # the first call includes tracing
             left = (time.perf_counter() - clock[0]) / max(now - clock[1], 1) * (steps - now)
             stop = pressed()
-            for callback in callbacks if now % every == 0 and now < steps and not stop else ():
-                callback(Progress(now, steps, history, left))
-        for callback in callbacks:
-            callback(Progress(now, steps, history, left))
-    return history
-
-
-def make_drawn_loop(train_step, draw, *, step):
-    """Make a function that takes many steps as one program, real samples drawn inside it.
-
-    Where a step takes less than a millisecond, fetching a batch and starting each operation cost
-    more than the arithmetic. Here XLA compiles draw, step and counter into one program. It turns
-    the same seeds into other random numbers than TensorFlow's own operations do, so a run repeats
-    only in the same kind of loop.
-
-    Args:
-        train_step: function (real, step) -> dict from name to scalar, as `updates` makes.
-        draw: function step -> real samples (batch, ...), a pure function of the step.
-        step: integer `tf.Variable`, the number of steps done; advanced after each step.
-
-    Returns:
-        Function count -> dict from name to a list of count floats (of float32). Each new count is
-        compiled once, in some seconds. It raises FloatingPointError where a value is NaN or
-        infinite, as `train` does: the counter is then that before the step.
-    """
-    names = []
-
-    @tf.function(jit_compile=True)
-    def loop(count):
-        rows = tf.TensorArray(tf.float32, count)
-        for i in tf.range(count):
-            row = stack_values(train_step(draw(tf.identity(step)), tf.identity(step)), names)
-            rows = rows.write(i, row)
-            if not tf.reduce_all(tf.math.is_finite(row)):
-                break
-            step.assign_add(1)
-        return rows.stack()
-
-    def take(count):
-        end = int(step) + count
-        rows = loop(tf.constant(count)).numpy()
-        if (now := int(step)) < end:
-            last = dict(zip(names, rows[now - end].tolist(), strict=True))
-            checks.refuse_non_finite(last, step=now + 1)
-        return dict(zip(names, rows.T.tolist(), strict=True))
-
-    return take
+            if now % every == 0 and now < steps and not stop:
+                report()
+        report()
+    return run

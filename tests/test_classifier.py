@@ -4,8 +4,8 @@ import errno
 import hashlib
 import os
 import random
-import shutil
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -15,6 +15,8 @@ import tensorflow as tf
 from ganutils import classifier, data
 
 SMALL = {"steps": 3, "batch_size": 16}
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (40, 9, 6, 3)).astype(np.float32)
+LABELS = np.arange(40, dtype=np.uint8) % 4 // 3 * 6  # 0 and 6: seven classes, five of them empty
 
 
 @pytest.fixture(autouse=True)
@@ -24,32 +26,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_images("digits")[:2]
-
-
 @pytest.fixture
-def few(digits):
-    return digits[0][:64], digits[1][:64]
-
-
-@pytest.fixture(scope="module")
-def trained(digits, tmp_path_factory):
-    """A classifier that knows the embedded digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GANUTILS_CACHE", str(tmp_path_factory.mktemp("trained")))
-        return classifier.digit_classifier(*digits, steps=100)
-
-
-def digest(model):
-    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
-
-
-def quick_training(monkeypatch):
-    """From now on training only adds 1 to each weight, and one entry to the list returned.
-
-    What happens around the training can be tested so: a second one in a row would show."""
+def calls(monkeypatch):
+    """Training only adds 1 to each weight, and one entry to this list: a second one would show."""
     calls = []
 
     def fit(model, *arguments):
@@ -60,169 +39,144 @@ def quick_training(monkeypatch):
     return calls
 
 
-def test_it_learns_the_embedded_digits(trained):
+def judge(images=IMAGES, labels=LABELS, **settings):
+    return classifier.digit_classifier(images, labels, **{**SMALL, **settings})
+
+
+def digest(model):
+    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+
+
+# What it learns, and of what it is a function.
+
+
+def test_it_learns_the_embedded_digits_and_classifies_in_inference_mode():
+    model = classifier.digit_classifier(*data.load_images("digits")[:2], steps=60, batch_size=64)
     images, labels, _ = data.load_images("digits", split="test")
-    features, probabilities = classifier.classify(trained, images)
+    features, probabilities = classifier.classify(model, images)
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.95
     assert features.shape == (297, 64) and features.dtype == np.float32
     assert probabilities.shape == (297, 10) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (features >= 0).all() and (features.std(axis=0) > 0).all()
+    for batch_size in (100, 1000):
+        found = classifier.classify(model, images, batch_size=batch_size)
+        for part, expected in zip(found, model(images, training=False), strict=True):
+            np.testing.assert_allclose(part, expected, atol=1e-4)
+    last = model.get_layer("probabilities")
+    exponentials = np.exp(features @ last.kernel.numpy() + last.bias.numpy())
+    shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, shares, atol=1e-4)
 
 
-def test_classify_is_the_model_in_inference_mode_whatever_the_batch_size(trained, few):
-    features, probabilities = (x.numpy() for x in trained(few[0], training=False))
-    for batch_size in (64, 10, 1000):
-        found = classifier.classify(trained, few[0], batch_size=batch_size)
-        np.testing.assert_allclose(found[0], features, atol=1e-4)
-        np.testing.assert_allclose(found[1], probabilities, atol=1e-5)
-    hidden = trained.get_layer("probabilities")
-    logits = features @ hidden.kernel.numpy() + hidden.bias.numpy()
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
-
-
-def test_the_same_seed_trains_the_same_weights_and_another_seed_others(few, cache):
-    first = digest(classifier.digit_classifier(*few, **SMALL))
-    shutil.rmtree(cache)
-    keras.utils.set_random_seed(99)
-    assert digest(classifier.digit_classifier(*few, **SMALL)) == first
-    assert digest(classifier.digit_classifier(*few, **SMALL, seed=1)) != first
-    assert len(list(cache.iterdir())) == 2
-
-
-def test_training_draws_nothing_from_the_global_seeds(few):
-    def draws():
-        layer = keras.layers.Dense(3)  # takes its seed from Python's global generator
-        layer.build((2, 2))
+def test_cold_or_warm_it_neither_uses_nor_moves_a_global_generator_or_a_count_of_names():
+    def afterwards(act):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(5)
+        act()
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         dropped = keras.layers.Dropout(0.5)(tf.ones((1, 20)), training=True)
-        numbers = [random.random(), np.random.random(), float(tf.random.normal(()))]
-        return [*numbers, layer.kernel.numpy().tolist(), dropped.numpy().tolist(), layer.name[:5]]
+        names = [layer.name for layer in network.layers], keras.optimizers.Adam().name
+        drawn = random.random(), np.random.random(), float(tf.random.normal(()))
+        return digest(network), dropped.numpy().tolist(), names, drawn
 
-    keras.utils.set_random_seed(5)
-    expected = draws()
-    keras.utils.set_random_seed(5)
-    classifier.classify(classifier.digit_classifier(*few, **SMALL), few[0])
-    assert draws() == expected
+    def run():
+        models.append(judge())
+        shown.append(classifier.classify(models[-1], IMAGES))
+
+    models, shown, untouched = [], [], afterwards(lambda: None)
+    assert afterwards(run) == untouched and afterwards(run) == untouched
+    assert digest(models[0]) == digest(models[1])
+    for one, other in zip(*shown, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert shown[0][0].shape == (40, 64) and shown[0][1].shape == (40, 7)
 
 
-def test_it_computes_in_float32_under_any_dtype_policy(few, cache):
-    expected = digest(classifier.digit_classifier(*few, **SMALL))
-    shutil.rmtree(cache)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
+def test_the_same_seed_trains_the_same_weights_under_any_dtype_policy(monkeypatch, tmp_path):
+    def train(number, **settings):
+        monkeypatch.setenv("GANUTILS_CACHE", str(tmp_path / f"cache{number}"))
+        keras.utils.set_random_seed(number)
+        return judge(**settings)
+
+    tf.config.run_functions_eagerly(True)
     try:
-        model = classifier.digit_classifier(*few, **SMALL)
-        assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}
-        assert digest(model) == expected
+        first, other = digest(train(0)), digest(train(1, seed=1))
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        again = train(2)
     finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def test_other_shapes_and_any_number_of_classes():
-    random = np.random.default_rng(0)
-    images = random.uniform(-1, 1, (40, 9, 6, 3)).astype(np.float32)
-    labels = np.arange(40, dtype=np.uint8) % 4 // 3 * 6  # 0 and 6: seven classes, five empty
-    features, probabilities = classifier.classify(
-        classifier.digit_classifier(images, labels, **SMALL), images
-    )
-    assert features.shape == (40, 64) and probabilities.shape == (40, 7)
+        keras.config.set_dtype_policy("float32")
+        tf.config.run_functions_eagerly(False)
+    assert digest(again) == first != other
+    assert {layer.compute_dtype for layer in again.layers[1:]} == {"float32"}
 
 
 # The cache.
 
 
-def test_a_second_call_loads_what_the_first_one_trained(few, cache, monkeypatch):
-    first = classifier.digit_classifier(*few, **SMALL)
-    calls = quick_training(monkeypatch)
-    again = classifier.digit_classifier(few[0].copy(), few[1].astype(np.int64), **SMALL)
-    assert not calls and digest(again) == digest(first)
-    assert len(list(cache.iterdir())) == 1  # nothing half-written is left beside it
-    for one, other in zip(*(classifier.classify(m, few[0]) for m in (first, again)), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_a_second_call_loads_what_the_first_one_trained(cache, calls):
+    first = judge()
+    again = judge(IMAGES.copy(), LABELS.astype(np.int64))
+    assert len(calls) == 1 and digest(again) == digest(first)
+    (file,) = cache.iterdir()  # nothing half-written is left beside it
+    assert file.name.endswith(".weights.h5")
+    again.set_weights([0 * weight for weight in again.get_weights()])
+    again.load_weights(file)  # Keras' own format
+    assert digest(again) == digest(first)
 
 
-@pytest.mark.parametrize("part", ["images", "labels", "steps", "batch_size", "seed", "version"])
-def test_whatever_the_weights_depend_on_is_in_the_name(few, cache, monkeypatch, part):
-    calls = quick_training(monkeypatch)
-    classifier.digit_classifier(*few, **SMALL, seed=0)
-    images, labels, other = few[0].copy(), few[1].copy(), {**SMALL, "seed": 0}
-    if part == "images":
-        images[5, 3, 4, 0] += 0.001
-    elif part == "labels":
-        labels[5] = (labels[5] + 1) % 10
-    elif part == "version":
-        monkeypatch.setattr(classifier.keras, "__version__", "0")
-    else:
-        other[part] += 1
-    classifier.digit_classifier(images, labels, **other)
-    assert len(calls) == 2 and len(list(cache.iterdir())) == 2
-
-
-def test_changed_code_is_another_name(few, cache, monkeypatch, tmp_path):
-    quick_training(monkeypatch)
-    classifier.digit_classifier(*few, **SMALL)
-    changed = tmp_path / "classifier.py"
-    changed.write_text("# changed")
-    monkeypatch.setattr(classifier, "__file__", str(changed))
-    classifier.digit_classifier(*few, **SMALL)
-    assert len(list(cache.iterdir())) == 2
-
-
-def cut_short(whole):
-    return whole[: len(whole) // 2]
+def test_whatever_the_weights_depend_on_is_in_the_name(cache, calls, monkeypatch, tmp_path):
+    images, labels = IMAGES.copy(), LABELS.copy()
+    images[5, 3, 4, 0] += 0.001
+    labels[5] = 3
+    judge()
+    for number, settings in enumerate(
+        [{"images": images}, {"labels": labels}, {"steps": 4}, {"batch_size": 17}, {"seed": 1}], 2
+    ):
+        judge(**settings)
+        assert len(calls) == len(list(cache.iterdir())) == number
+    monkeypatch.setattr(classifier.keras, "__version__", "0")
+    judge()
+    (tmp_path / "classifier.py").write_text("# changed")
+    monkeypatch.setattr(classifier, "__file__", str(tmp_path / "classifier.py"))
+    judge()
+    assert len(calls) == len(list(cache.iterdir())) == 8
 
 
 def flipped(whole):
     middle = len(whole) // 2
-    return whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut_short, flipped, lambda whole: b"", lambda whole: b"<html>"])
-def test_a_damaged_file_is_trained_anew_and_replaced(few, cache, monkeypatch, capfd, damage):
-    calls = quick_training(monkeypatch)
-    first = classifier.digit_classifier(*few, **SMALL)
+def test_a_damaged_file_is_trained_anew_and_replaced(cache, calls, capfd):
+    first = digest(judge())
     (file,) = cache.iterdir()
-    file.write_bytes(damage(file.read_bytes()))
-    assert digest(classifier.digit_classifier(*few, **SMALL)) == digest(first)
-    assert len(calls) == 2
-    assert digest(classifier.digit_classifier(*few, **SMALL)) == digest(first)
-    assert len(calls) == 2 and list(cache.iterdir()) == [file]
+    content = file.read_bytes()
+    for number, damaged in enumerate(
+        [content[: len(content) // 2], content[:-32], flipped(content), b"", b"<html>"], 2
+    ):
+        file.write_bytes(damaged)
+        assert digest(judge()) == first and len(calls) == number
+        assert file.read_bytes() == content and list(cache.iterdir()) == [file]
     assert capfd.readouterr().err == ""
 
 
-def test_weights_of_another_shape_or_with_nan_are_not_taken(few, cache, monkeypatch):
-    calls = quick_training(monkeypatch)
-    first = classifier.digit_classifier(*few, **SMALL)
-    (file,) = cache.iterdir()
-    nan, wrong, missing = ([w.copy() for w in first.get_weights()] for _ in range(3))
-    nan[0][0] = np.nan
-    wrong[-1] = wrong[-1][:-1]
-    for number, weights in enumerate([nan, wrong, missing[:-1]], start=2):
-        np.savez(file, *weights)
-        assert digest(classifier.digit_classifier(*few, **SMALL)) == digest(first)
-        assert len(calls) == number
+def no_space(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_folder_that_cannot_be_written_costs_one_line(few, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("owner, name", [(os, "fsync"), (tempfile, "TemporaryDirectory")])
+def test_a_failed_write_leaves_no_file(cache, calls, monkeypatch, capsys, owner, name):
+    monkeypatch.setattr(owner, name, no_space)
+    judge()
+    assert list(cache.iterdir()) == [] and "No space left" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_costs_one_line(calls, monkeypatch, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("GANUTILS_CACHE", str(tmp_path / "file" / "cache"))
-    quick_training(monkeypatch)
-    model = classifier.digit_classifier(*few, **SMALL)
-    assert classifier.classify(model, few[0])[1].shape == (64, 10)
+    assert judge().built
     error = capsys.readouterr().err
-    assert error.startswith("The classifier is not kept") and error.count("\n") == 1
-
-
-def test_a_failed_write_leaves_no_file(few, cache, monkeypatch, capsys):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    quick_training(monkeypatch)
-    classifier.digit_classifier(*few, **SMALL)
-    assert list(cache.iterdir()) == []
-    assert "No space left" in capsys.readouterr().err
+    assert "not kept" in error and error.count("\n") == 1
 
 
 def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
@@ -234,13 +188,14 @@ def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert classifier.cache_folder() == tmp_path / "ganutils"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert str(classifier.cache_folder()) == os.path.join(home, ".cache", "ganutils")
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert str(classifier.cache_folder()) == os.path.join(home, "Library", "Caches", "ganutils")
-    monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert classifier.cache_folder() == tmp_path / "local" / "ganutils"
+    for platform, place in [
+        ("linux", os.path.join(home, ".cache")),
+        ("darwin", os.path.join(home, "Library", "Caches")),
+        ("win32", str(tmp_path / "local")),
+    ]:
+        monkeypatch.setattr(sys, "platform", platform)
+        assert str(classifier.cache_folder()) == os.path.join(place, "ganutils")
 
 
 # What is refused.
@@ -249,35 +204,32 @@ def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "change, error, words",
     [
-        ({"images": lambda x: (x + 1) / 2}, ValueError, "images .* nothing below 0"),
-        ({"images": lambda x: (x + 1) * 127.5}, ValueError, "images must be in"),
-        ({"images": lambda x: x[..., 0]}, ValueError, "images must have the shape"),
-        ({"images": lambda x: x * np.float32(np.nan)}, ValueError, "images holds NaN"),
-        ({"labels": lambda y: y[:-1]}, ValueError, r"labels must have the shape \(64,\)"),
-        ({"labels": lambda y: y.astype(float)}, TypeError, "labels must be integers"),
-        ({"labels": lambda y: y * 0}, ValueError, "two classes or more"),
-        ({"labels": lambda y: y - 1}, ValueError, "none negative; found -1"),
-        ({"steps": lambda _: 0}, ValueError, "steps must be in 1"),
-        ({"batch_size": lambda _: 65}, ValueError, r"batch_size must be in 1..64"),
-        ({"seed": lambda _: 0.5}, TypeError, "seed must be an integer"),
+        ({"images": (IMAGES + 1) / 2}, ValueError, "images .*nothing below 0"),
+        ({"images": (IMAGES + 1) * 127.5}, ValueError, r"images .*\[-1, 1\]"),
+        ({"images": IMAGES[..., 0]}, ValueError, "images .*shape"),
+        ({"images": IMAGES * np.float32(np.nan)}, ValueError, "images .*NaN"),
+        ({"labels": LABELS[:-1]}, ValueError, r"labels .*shape \(40,\)"),
+        ({"labels": LABELS.astype(float)}, TypeError, "labels .*integers"),
+        ({"labels": LABELS * 0}, ValueError, "one class"),
+        ({"labels": LABELS.astype(int) - 1}, ValueError, "labels .*found -1"),
+        ({"steps": 0}, ValueError, "steps"),
+        ({"batch_size": 41}, ValueError, "batch_size .*1..40"),
+        ({"seed": 0.5}, TypeError, "seed .*integer"),
     ],
 )
-def test_unfit_training_data_are_refused(few, cache, change, error, words):
-    given = {"images": few[0], "labels": few[1], **SMALL, "seed": 0}
-    for name, alter in change.items():
-        given[name] = alter(given[name])
+def test_unfit_training_data_are_refused(cache, change, error, words):
     with pytest.raises(error, match=words):
-        classifier.digit_classifier(given.pop("images"), given.pop("labels"), **given)
+        judge(**change)
     assert not cache.exists()
 
 
-def test_classify_refuses_unfit_images(trained, few):
-    for images, words in [
-        ((few[0] + 1) / 2, "nothing below 0"),
-        (few[0][:, 1:], r"images must have the shape \(count, 28, 28, 1\)"),
-        (few[0][:0], "0 rows"),
+def test_classify_refuses_unfit_images(calls):
+    model = judge()
+    for images, batch_size, words in [
+        ((IMAGES + 1) / 2, 500, "nothing below 0"),
+        (IMAGES[:, 1:], 500, "images .*9, 6, 3"),
+        (IMAGES[:0], 500, "0 rows"),
+        (IMAGES, 0, "batch_size"),
     ]:
         with pytest.raises(ValueError, match=words):
-            classifier.classify(trained, images)
-    with pytest.raises(ValueError, match="batch_size must be in 1"):
-        classifier.classify(trained, few[0], batch_size=0)
+            classifier.classify(model, images, batch_size=batch_size)

@@ -1,6 +1,5 @@
 """Real samples: what is found, what is refused, and in which order it is served."""
 
-import contextlib
 import gzip
 import hashlib
 import itertools
@@ -17,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ganutils import data, latents, published, readers
+from ganutils import _image_files, _mnist, data, latents
 
 REAL_FOLDER = os.environ.get("GANUTILS_DATA", "")
 SMALL = {"train": 30, "test": 20}
@@ -29,7 +28,7 @@ def nothing_at_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("GANUTILS_OFFLINE", "1")
     monkeypatch.delenv("GANUTILS_DATA", raising=False)
-    monkeypatch.setattr(published, "_failed_downloads", {})
+    monkeypatch.setattr(_mnist, "_failed_downloads", {})
 
 
 def idx_bytes(array):
@@ -53,8 +52,8 @@ def small_mnist(monkeypatch):
     """A stand-in for MNIST: 50 images, with sizes and checksums to match."""
     arrays = small_set()
     sums = {key: hashlib.md5(idx_bytes(array)).hexdigest() for key, array in arrays.items()}
-    monkeypatch.setattr(published, "_MNIST_MD5", sums)
-    monkeypatch.setattr(published, "SPLITS", SMALL)
+    monkeypatch.setattr(_mnist, "_MNIST_MD5", sums)
+    monkeypatch.setattr(_mnist, "SPLITS", SMALL)
     return arrays
 
 
@@ -75,8 +74,8 @@ def save_idx(folder, arrays):
 def fetcher(monkeypatch, code, seconds=30):
     """Let the download run `code` instead of Keras' loader, in the same child process."""
     monkeypatch.delenv("GANUTILS_OFFLINE")
-    monkeypatch.setattr(published, "_FETCH", code)
-    monkeypatch.setattr(published, "_FETCH_SECONDS", seconds)
+    monkeypatch.setattr(_mnist, "_FETCH", code)
+    monkeypatch.setattr(_mnist, "_FETCH_SECONDS", seconds)
 
 
 def copies(source):
@@ -118,95 +117,63 @@ def test_digits_are_scikit_learns_in_mnists_frame():
         small = Image.fromarray(image[4:24, 4:24, 0]).resize((8, 8), Image.Resampling.BOX)
         far = np.abs(digits.images / 8 - 1 - np.asarray(small)).mean((1, 2))
         assert far.min() < 0.2 and digits.target[far.argmin()] == label
-    np.testing.assert_array_equal(images, data.load_images("digits")[0])
 
 
-def test_idx_checksum_agrees_with_an_independent_writer(tmp_path):
+def test_idx_checksum_agrees_with_an_independent_writer():
     for array in (small_set()["x_train"], small_set()["y_train"]):
-        file = tmp_path / "idx"
-        file.write_bytes(idx_bytes(array))
-        assert readers.idx_md5(array) == hashlib.md5(file.read_bytes()).hexdigest()
-        assert readers.idx_md5(array) != readers.idx_md5(array[::-1])
+        assert _image_files.idx_md5(array) == hashlib.md5(idx_bytes(array)).hexdigest()
+        assert _image_files.idx_md5(array) != _image_files.idx_md5(array[::-1])
     wide = np.zeros((2, 3, 4), np.uint8)
-    assert readers.idx_md5(wide) != readers.idx_md5(wide.reshape(2, 4, 3))
+    assert _image_files.idx_md5(wide) != _image_files.idx_md5(wide.reshape(2, 4, 3))
 
 
 def test_mnist_itself_or_a_named_absence(monkeypatch):
-    if Path(REAL_FOLDER or "nowhere", "mnist.npz").exists():
-        monkeypatch.setenv("GANUTILS_DATA", REAL_FOLDER)
-        for split, zeros, ones in (("train", 5923, 6742), ("test", 980, 1135)):
-            images, labels, name = data.load_images("mnist", split=split)
-            assert name == "MNIST" and images.shape == (published.SPLITS[split], 28, 28, 1)
-            assert list(np.bincount(labels)[:2]) == [zeros, ones]
-            assert images.min() == -1 and images.max() == 1
-            assert abs((images.mean() + 1) / 2 - 0.1315) < 0.002  # 0.1307 and 0.1325
-    else:
+    if not Path(REAL_FOLDER or "nowhere", "mnist.npz").exists():
         with pytest.raises(FileNotFoundError, match="MNIST not found"):
             data.load_images("mnist")
+        return
+    monkeypatch.setenv("GANUTILS_DATA", REAL_FOLDER)
+    for split, zeros, ones in (("train", 5923, 6742), ("test", 980, 1135)):
+        images, labels, name = data.load_images("mnist", split=split)
+        assert name == "MNIST" and images.shape == (_mnist.SPLITS[split], 28, 28, 1)
+        assert list(np.bincount(labels)[:2]) == [zeros, ones]
+        assert images.min() == -1 and images.max() == 1
+        assert abs((images.mean() + 1) / 2 - 0.1315) < 0.002  # 0.1307 and 0.1325
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_mnist_from_the_data_folder(tmp_path, monkeypatch, small_mnist, split):
-    save(tmp_path / "mine" / "mnist.npz", small_mnist)
-    monkeypatch.setenv("GANUTILS_DATA", str(tmp_path / "mine"))
-    images, labels, name = data.load_images("mnist", split=split)
-    assert name == "MNIST"
-    assert images.shape == (SMALL[split], 28, 28, 1) and images.dtype == np.float32
-    pixels = small_mnist[f"x_{split}"].astype(np.float64)
-    np.testing.assert_allclose(images[..., 0], pixels / 127.5 - 1, atol=1e-6)
-    assert images.min() == -1 and images.max() == 1
-    np.testing.assert_array_equal(labels, small_mnist[f"y_{split}"])
-    assert labels.dtype == np.int32
-
-
-def swap_images(arrays):
-    return {**arrays, "x_train": arrays["x_train"][::-1]}
-
-
-def flip_a_pixel(arrays):
-    pixels = arrays["x_train"].copy()
+def flip_a_pixel(pixels):
+    pixels = pixels.copy()
     pixels[3, 4, 5] ^= 1
-    return {**arrays, "x_train": pixels}
-
-
-def swap_labels(arrays):
-    return {**arrays, "y_train": arrays["y_train"][::-1]}
-
-
-def cut_short(arrays):
-    return {**arrays, "x_train": arrays["x_train"][:-1]}
-
-
-def as_floats(arrays):
-    return {**arrays, "x_train": arrays["x_train"] / 255}
-
-
-def without_labels(arrays):
-    return {key: array for key, array in arrays.items() if key != "y_train"}
+    return pixels
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("key", "damage", "named"),
     [
-        (swap_images, "x_train: found checksum .* expected MNIST's"),
-        (flip_a_pixel, "x_train: found checksum"),
-        (swap_labels, "y_train: found checksum"),
-        (cut_short, r"x_train: found uint8 of shape \(29, 28, 28\); expected .*\(30, 28, 28\)"),
-        (as_floats, "x_train: found float64"),
-        (without_labels, "y_train: found nothing"),
+        ("x_train", lambda x: x[::-1], "another checksum"),
+        ("x_train", flip_a_pixel, "another checksum"),
+        ("y_train", lambda y: y[::-1], "another checksum"),
+        ("x_train", lambda x: x[:-1], r"\(29, 28, 28\); expected .*\(30, 28, 28\)"),
+        ("x_train", lambda x: x / 255, "float64"),
+        ("y_train", None, "nothing; expected uint8"),
     ],
 )
-def test_a_damaged_mnist_is_named(tmp_path, monkeypatch, small_mnist, damage, named):
-    path = save(tmp_path / "mnist.npz", damage(small_mnist))
+def test_a_damaged_mnist_is_named(tmp_path, monkeypatch, small_mnist, capfd, key, damage, named):
+    array = small_mnist.pop(key)
+    path = save(tmp_path / "mnist.npz", small_mnist | ({key: damage(array)} if damage else {}))
     monkeypatch.setenv("GANUTILS_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match=named) as caught:
+    with pytest.raises(ValueError, match=f"MNIST is damaged.*{key}: found .*{named}") as caught:
         data.load_images("mnist")
     assert str(path) in str(caught.value) and "Replace the file" in str(caught.value)
     assert len(data.load_images("mnist", split="test")[0]) == 20  # only what is asked for
+    monkeypatch.setattr(_image_files, "read_digits", lambda split: ("images", "labels"))
+    assert data.load_images() == ("images", "labels", "scikit-learn digits")
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and "damaged" in err and str(path) in err
 
 
 def test_order_of_search(tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "SPLITS", SMALL)
+    monkeypatch.setattr(_mnist, "SPLITS", SMALL)
     mine = save(tmp_path / "mine" / "fashion_mnist.npz", small_set(10))
     monkeypatch.setenv("GANUTILS_DATA", str(mine.parent))
     cache = tmp_path / "keras" / "datasets" / "fashion-mnist"
@@ -232,7 +199,7 @@ def test_order_of_search(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut", "not gzip", "other sizes", "label 10"])
 def test_a_damaged_fashion_mnist_is_named(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(published, "SPLITS", SMALL)
+    monkeypatch.setattr(_mnist, "SPLITS", SMALL)
     arrays = small_set()
     cache = tmp_path / "keras" / "datasets" / "fashion-mnist"
     path = cache / "train-images-idx3-ubyte.gz"
@@ -266,20 +233,21 @@ def test_kerass_loaders_use_the_files_that_are_looked_for(tmp_path, monkeypatch,
         asked.clear()
         (x_train, y_train), (x_test, y_test) = load_data()
         assert {file.as_posix() for file in asked} == {
-            f"datasets/{member}" for member in published.SETS[name][2]
+            f"datasets/{member}" for member in _mnist.SETS[name][2]
         }
         for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
             images, labels, _ = data.load_images(name, split=split)
-            np.testing.assert_array_equal(np.round((images[..., 0] + 1) * 127.5), x)
+            np.testing.assert_allclose(images[..., 0], x / 127.5 - 1.0, atol=1e-6)
             np.testing.assert_array_equal(labels, y)
+            assert images.dtype == np.float32 and labels.dtype == np.int32
 
 
 def test_the_cache_follows_kerass_rule(tmp_path, monkeypatch):
-    assert published._keras_home() == tmp_path / "keras"
+    assert _mnist._keras_home() == tmp_path / "keras"
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert published._keras_home() == tmp_path / ".keras"
+    assert _mnist._keras_home() == tmp_path / ".keras"
 
 
 # Downloads
@@ -290,10 +258,12 @@ def test_a_download_moves_into_the_cache_whole(tmp_path, monkeypatch, small_mnis
     fetcher(monkeypatch, "print('a progress bar');" + copies(tmp_path / "net"))
     assert len(data.load_images("mnist")[0]) == 30
     out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and "Downloading MNIST (11 MB)" in err
+    assert out == "" and err.count("\n") == 1 and "Downloading MNIST" in err
     assert files_below(tmp_path / "keras") == ["mnist.npz"]
-    monkeypatch.setattr(published, "_FETCH", "raise SystemExit(1)")
+    monkeypatch.setattr(_mnist, "_FETCH", "raise SystemExit(1)")
     assert len(data.load_images("mnist", split="test")[0]) == 20  # from the cache
+    assert data.load_images()[2] == "MNIST"
+    assert capfd.readouterr() == ("", "")  # in silence
 
 
 HALF_A_FILE = (
@@ -305,13 +275,10 @@ HALF_A_FILE = (
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        (
-            HALF_A_FILE + "raise OSError('URL fetch failure: 403')",
-            "OSError: URL fetch failure: 403",
-        ),
+        (HALF_A_FILE + "raise OSError('URL failure: 403')", "OSError: URL failure: 403"),
         (HALF_A_FILE + "os._exit(3)", "exit status 3"),
-        (HALF_A_FILE, "no complete zip archive"),
-        ("pass", "found no file"),
+        (HALF_A_FILE, "not a zip file"),
+        ("pass", "No such file"),
     ],
 )
 def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch, code, reason):
@@ -323,7 +290,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch, code, reason):
 
 
 def test_a_hanging_download_is_given_up(tmp_path, monkeypatch, capsys):
-    assert 0 < published._FETCH_SECONDS < 60
+    assert 0 < _mnist._FETCH_SECONDS < 60
     fetcher(monkeypatch, HALF_A_FILE + "import time; time.sleep(60)", seconds=1)
     begin = time.monotonic()
     with pytest.raises(FileNotFoundError, match="not complete after 1 s"):
@@ -332,10 +299,9 @@ def test_a_hanging_download_is_given_up(tmp_path, monkeypatch, capsys):
     assert files_below(tmp_path / "keras") == []
     # "auto" does not wait a second time, and an explicit name does.
     capsys.readouterr()
-    monkeypatch.setattr(published, "_FETCH_SECONDS", 60)
+    monkeypatch.setattr(_mnist, "_FETCH", "raise SystemExit('no route')")
     assert data.load_images("auto")[2] == "scikit-learn digits"
     assert "not tried again after: not complete after 1 s" in capsys.readouterr().err
-    monkeypatch.setattr(published, "_FETCH", "raise SystemExit('no route')")
     with pytest.raises(FileNotFoundError, match="no route"):
         data.load_images("mnist")
 
@@ -344,26 +310,25 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     fetcher(monkeypatch, "pass")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file" / "keras"))
-    with pytest.raises(FileNotFoundError, match="cache folder .* is not writable"):
+    with pytest.raises(FileNotFoundError, match="download: .*Not a directory.*file"):
         data.load_images("mnist")
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_offline_never_starts_a_download(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(published.subprocess, "run", lambda *_, **__: pytest.fail("tried"))
-    monkeypatch.setenv("GANUTILS_DATA", str(tmp_path / "mine"))
-    with pytest.raises(FileNotFoundError) as caught:
-        data.load_images(name)
-    for part in (
-        "GANUTILS_OFFLINE is set",
-        str(tmp_path / "mine" / f"{name}.npz"),
-        str(tmp_path / "keras" / "datasets"),
-        "(1) put",
-        "(2) put",
-        "(3) allow",
-    ):
-        assert part in str(caught.value)
+def test_offline_never_starts_a_download(tmp_path, monkeypatch, capfd):
+    mine = tmp_path / "mine"
+    monkeypatch.setenv("GANUTILS_DATA", str(mine))
+    monkeypatch.setattr(_mnist.subprocess, "run", lambda *_, **__: pytest.fail("tried"))
+    for name in ("mnist", "fashion_mnist"):
+        with pytest.raises(FileNotFoundError) as caught:
+            data.load_images(name)
+        parts = ["GANUTILS_OFFLINE is set", str(mine / f"{name}.npz"), "(1) put", "(3) allow"]
+        assert all(part in str(caught.value) for part in [*parts, str(tmp_path / "keras")])
     assert not (tmp_path / "keras").exists()
+    images, labels, name = data.load_images(split="test")
+    assert name == "scikit-learn digits" and len(images) == len(labels) == 297
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.endswith("digits instead.\n")
+    assert "MNIST not found" in err and "GANUTILS_DATA" in err
 
 
 def test_offline_zero_means_online(monkeypatch):
@@ -373,47 +338,18 @@ def test_offline_zero_means_online(monkeypatch):
         data.load_images("mnist")
 
 
-# The automatic choice
-
-
-def test_auto_takes_mnist_in_silence(tmp_path, small_mnist, capfd):
-    save(tmp_path / "keras" / "datasets" / "mnist.npz", small_mnist)
-    images, _, name = data.load_images()
-    assert name == "MNIST" and len(images) == 30
-    assert capfd.readouterr() == ("", "")
-
-
-def test_auto_falls_back_in_one_line(tmp_path, capfd):
-    images, labels, name = data.load_images(split="test")
-    assert name == "scikit-learn digits"
-    expected = data.load_images("digits", split="test")
-    np.testing.assert_array_equal(images, expected[0])
-    np.testing.assert_array_equal(labels, expected[1])
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.endswith("\n")
-    for part in ("MNIST not found", str(tmp_path / "keras"), "GANUTILS_DATA", "digits instead"):
-        assert part in err
-
-
-def test_auto_names_a_damaged_mnist(tmp_path, monkeypatch, small_mnist, capfd):
-    path = save(tmp_path / "mnist.npz", flip_a_pixel(small_mnist))
-    monkeypatch.setenv("GANUTILS_DATA", str(tmp_path))
-    monkeypatch.setattr(data, "load_images", lambda source, *, split: f"{source} {split}")
-    assert data._mnist_or_digits("train") == "digits train"
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1
-    assert "damaged" in err and str(path) in err and "found checksum" in err
-
-
 # The user's own arrays
+
+ZEROS = np.zeros((3, 4, 4), np.uint8)
+FLOATS = ZEROS - 1.0
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 7), (5, 9, 7, 1), (5, 9, 7, 3)])
-@pytest.mark.parametrize("as_text", [True, False])
-def test_an_npz_keeps_its_size(tmp_path, shape, as_text):
+def test_an_npz_keeps_its_size(tmp_path, shape):
     pixels = np.linspace(0, 255, np.prod(shape)).astype(np.uint8).reshape(shape)
     path = save(tmp_path / "mine.npz", {"x_train": pixels, "y_train": np.arange(5)[:, None]})
-    images, labels, name = data.load_images(str(path) if as_text else path)
+    images, labels, name = data.load_images(path)
+    np.testing.assert_array_equal(images, data.load_images(str(path))[0])
     assert name == "mine.npz" and images.dtype == np.float32
     assert images.shape == (*shape, 1)[:4]
     np.testing.assert_allclose(images.reshape(shape), pixels / 127.5 - 1.0, atol=1e-6)
@@ -425,38 +361,30 @@ def test_floats_are_taken_as_they_are(tmp_path):
     images, labels, _ = data.load_images(save(tmp_path / "a.npz", {"x_train": values}))
     np.testing.assert_array_equal(images[..., 0], values.astype(np.float32))
     assert list(labels) == [0, 0]  # y may be missing
-    halves = save(tmp_path / "b.npz", {"x_train": values / 2 + 0.5})
-    assert data.load_images(halves)[0].min() == 0  # [0, 1] lies in [-1, 1]: not stretched
-
-
-ZEROS = np.zeros((3, 4, 4), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("arrays", "named"),
     [
-        ({"x_test": ZEROS}, r"found arrays \['x_test'\]; expected one named x_train"),
-        ({"x_train": ZEROS[:0]}, r"shape \(0, 4, 4\); expected one image or more"),
+        ({"x_test": ZEROS}, r"x_test.*one named x_train"),
+        ({"x_train": ZEROS[:0]}, r"\(0, 4, 4\); expected one image or more"),
         ({"x_train": ZEROS[0]}, r"shape \(4, 4\)"),
         ({"x_train": ZEROS[..., None, None]}, r"shape \(3, 4, 4, 1, 1\)"),
         ({"x_train": np.zeros((3, 4, 4, 4), np.uint8)}, r"shape \(3, 4, 4, 4\)"),
-        ({"x_train": ZEROS.astype(int)}, "found int64 .* expected uint8"),
-        ({"x_train": ZEROS.astype(bool)}, "found bool"),
-        ({"x_train": ZEROS.astype(complex)}, "found complex"),
-        ({"x_train": ZEROS + 255.0}, "from 255.0 to 255.0; expected floats already in"),
-        ({"x_train": ZEROS - 1.001}, "from -1.001"),
-        ({"x_train": ZEROS + np.nan}, "from nan"),
-        ({"x_train": ZEROS + np.inf}, "to inf"),
-        ({"x_train": ZEROS, "y_train": np.arange(2)}, r"shape \(2,\); expected .*\(3,\)"),
-        ({"x_train": ZEROS, "y_train": np.zeros(3)}, "found float64 .* expected integers"),
-        ({"x_train": ZEROS, "y_train": np.eye(3, dtype=int)}, r"shape \(3, 3\)"),
-        ({"x_train": ZEROS, "y_train": np.array([0, 1, 2**31])}, "from 0 to 2147483648; .* 2..31"),
-        ({"x_train": ZEROS, "y_train": np.array([-(2**31) - 1, 0, 1])}, "from -2147483649 to 1"),
+        ({"x_train": ZEROS.astype(int)}, "int64; expected uint8 in 0..255"),
+        ({"x_train": ZEROS + 255.0}, "255 to 255.*divide|Divide"),
+        ({"x_train": ZEROS + 0.5}, "nothing below 0.*by 2 and subtract 1"),
+        ({"x_train": FLOATS - 0.001}, "-1.001"),
+        ({"x_train": FLOATS + np.nan}, "NaN"),
+        ({"x_train": ZEROS, "y_train": np.arange(2)}, r"\(3,\), not \(2,\)"),
+        ({"x_train": ZEROS, "y_train": np.zeros(3)}, "integers, not float64"),
+        ({"x_train": ZEROS, "y_train": np.eye(3, dtype=int)}, r"not \(3, 3\)"),
+        ({"x_train": ZEROS, "y_train": np.array([0, -1, 10**6])}, "-1 to 1000000"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path, arrays, named):
     path = save(tmp_path / "mine.npz", arrays)
-    with pytest.raises(ValueError, match=named) as caught:
+    with pytest.raises((TypeError, ValueError), match=named) as caught:
         data.load_images(path)
     assert str(path) in str(caught.value)
 
@@ -471,32 +399,9 @@ def test_damaged_files_are_refused(tmp_path):
     for name, content in {**bad, "flipped": bytes(flipped)}.items():
         path = tmp_path / f"{name}.npz"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="expected") as caught:
+        with pytest.raises(ValueError, match="a web page.*expected a whole .npz") as caught:
             data.load_images(path)
         assert str(path) in str(caught.value)
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_pickles_are_never_executed(tmp_path):
-    sprung = tmp_path / "sprung"
-    trap = np.empty(1, object)
-    trap[0] = Trap(str(sprung))
-    path = save(tmp_path / "trap.npz", {"x_train": trap})
-    with pytest.raises(ValueError, match="unreadable data") as caught:
-        data.load_images(path)
-    assert str(path) in str(caught.value) and not sprung.exists()
-    with np.load(path, allow_pickle=True) as file, contextlib.suppress(TypeError):
-        file["x_train"]
-    assert sprung.exists()  # so the trap was armed
 
 
 # Folders of pictures
@@ -565,6 +470,14 @@ def test_pictures_become_28_by_28_gray(tmp_path):
     assert (images[6, :, 3:-3] > 0.9).all()  # the central square
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_pictures_of_more_than_8_bits_are_refused(tmp_path, dtype):
+    """Pillow would make everything above 255 white."""
+    Image.fromarray(np.full((9, 9), 200, dtype)).save(tmp_path / "0.tiff")
+    with pytest.raises(ValueError, match="0.tiff.*more than 8 bits a pixel, mode [IF]"):
+        data.load_images(tmp_path)
+
+
 def test_wrong_folders_are_refused(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -587,13 +500,11 @@ def test_wrong_folders_are_refused(tmp_path):
 
 
 def test_wrong_requests_are_refused(tmp_path):
-    for source in ("MNIST", "cifar", "", str(tmp_path / "absent.npz"), tmp_path / "absent"):
+    (tmp_path / "a.txt").write_text("")
+    for source in ("MNIST", "cifar", "", tmp_path / "absent.npz", tmp_path / "a.txt"):
         with pytest.raises(ValueError, match="'auto', 'digits', 'mnist', 'fashion_mnist'"):
             data.load_images(source)
-    (tmp_path / "a.txt").write_text("")
-    with pytest.raises(ValueError, match="expected an .npz file or a folder"):
-        data.load_images(tmp_path / "a.txt")
-    for split in ("validation", None, "Train", ["train"], np.array(["train", "test"])):
+    for split in ("validation", None, "Train", ["train"]):
         with pytest.raises(ValueError, match="'train' or 'test'"):
             data.load_images("digits", split=split)
     for source in (None, 3, ZEROS):
@@ -627,33 +538,27 @@ def test_an_epoch_visits_distinct_images_in_an_order_of_its_own():
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    whole = served(23, 5, 30, seed=7)
-    np.testing.assert_array_equal(whole, served(23, 5, 30, seed=7))
-    for start in (1, 3, 4, 5, 19):
+    whole = served(23, 5, 12, seed=7)
+    for start in (1, 4, 6):
         np.testing.assert_array_equal(served(23, 5, 6, seed=7, start=start), whole[start:][:6])
     stream = data.batches(numbered(23), 5, seed=7)
     for _ in range(2):  # and each iteration begins anew
         np.testing.assert_array_equal(next(iter(stream))[:, 0], whole[0])
+    far = 4 * 10**12  # is reached at once, too
+    late = served(23, 5, 4, seed=7, start=far + 2)
+    np.testing.assert_array_equal(late[2:], served(23, 5, 2, seed=7, start=far + 4))
+    assert (late[2:] != whole[:2]).any()
 
 
-def test_a_far_step_is_reached_at_once():
-    far = 4 * 10**12
-    begin = time.monotonic()
-    late = served(23, 5, 4, start=far + 2)
-    assert time.monotonic() - begin < 10
-    np.testing.assert_array_equal(late[:2], served(23, 5, 2, start=far + 2))
-    np.testing.assert_array_equal(late[2:], served(23, 5, 2, start=far + 4))
-    assert (late[2:] != served(23, 5, 2)).any()
+def test_the_order_is_the_one_that_stored_runs_were_trained_in():
+    assert served(7, 3, 4, seed=5).tolist() == [[0, 5, 4], [6, 1, 2], [3, 4, 6], [5, 1, 0]]
 
 
 def test_seeds_differ():
-    seeds = (0, 1, -1, 2**32, 2**32 + 1, 2**62, -(2**63), 2**63 - 1)
-    orders = {tuple(served(50, 50, 1, seed=seed)[0]) for seed in seeds}
-    assert len(orders) == len(seeds)
-    # A seed is no offset in epochs: seed 1 does not replay seed 0's orders one epoch late.
-    first, second = served(50, 50, 6, seed=0), served(50, 50, 6, seed=1)
-    assert not any((a == b).all() for a in first for b in second)
-    assert tuple(served(50, 50, 1, seed=np.int64(1))[0]) == tuple(second[0])
+    seeds = (0, 1, -1, 2**32, 2**32 + 1, -(2**63), np.int64(2**63 - 1))
+    orders = [served(50, 50, 4, seed=seed) for seed in seeds]
+    # A seed is no offset in epochs, either: seed 1 does not replay seed 0's orders one epoch late.
+    assert len({tuple(order) for epochs in orders for order in epochs}) == 4 * len(seeds)
 
 
 def chi_squared(orders):
@@ -667,7 +572,7 @@ def chi_squared(orders):
 
 def test_orders_are_uniform_and_independent():
     # 81 degrees of freedom: mean 81, standard deviation 12.7. Too even is as wrong as uneven.
-    epochs, count = 1000, 10
+    epochs, count = 500, 10
     rotation = (np.arange(epochs)[:, None] + np.arange(count)) % count
     assert chi_squared(rotation) == 0
     assert chi_squared(np.tile(np.arange(count), (epochs, 1))) > 1000
@@ -684,44 +589,58 @@ def test_orders_are_uniform_and_independent():
         assert abs(np.corrcoef(order, np.arange(60_000))[0, 1]) < 5 / np.sqrt(60_000)
 
 
-@pytest.mark.parametrize("shape", [(2,), (28, 28, 1), (4, 3, 2, 1)])
+@pytest.mark.parametrize("shape", [(2,), (4, 3, 2, 1)])
 def test_batches_are_full_static_and_unaltered(shape):
     images = np.random.RandomState(0).normal(size=(11, *shape)).astype(np.float32)
     original = images.copy()
     stream = data.batches(images, 4, seed=1)
     images[:] = 0  # the copy was made: what the caller does later changes nothing
     assert stream.element_spec == tf.TensorSpec((4, *shape), tf.float32)
-    for batch, index in zip(stream.take(5), served(11, 4, 5, seed=1), strict=True):
+    for batch, index in zip(stream.take(3), served(11, 4, 3, seed=1), strict=True):
         np.testing.assert_array_equal(batch, original[index])
 
 
+def test_the_arrays_of_a_tuple_go_together_in_the_order_of_one():
+    labels = (np.arange(10) % 4).astype(np.int64)
+    pairs = data.batches((numbered(10), labels, numbered(10) + 1), 3, seed=5, start=2)
+    for (image, label, more), rows in zip(pairs.take(5), served(10, 3, 7, seed=5)[2:], strict=True):
+        assert image[:, 0].numpy().tolist() == (more[:, 0] - 1).numpy().tolist() == rows.tolist()
+        assert label.numpy().tolist() == (rows % 4).tolist()
+        assert label.dtype == tf.int32 and label.shape == (3,)
+    (alone,) = data.batches((numbered(10),), 3, seed=5).take(1)
+    assert isinstance(alone, tuple) and len(alone) == 1
+    assert data.batches(labels, 3, seed=5).element_spec == tf.TensorSpec((3,), tf.int32)
+
+
 @pytest.mark.parametrize(
-    ("images", "kind"),
+    ("arrays", "kind", "named"),
     [
-        (np.zeros((4, 2)), TypeError),
-        (np.zeros((4, 2), np.uint8), TypeError),
-        (np.zeros(4, np.float32), ValueError),
-        (np.zeros((0, 2), np.float32), ValueError),
-        (np.zeros((4, 0), np.float32), ValueError),
-        (np.array([[0, np.nan]], np.float32), ValueError),
-        (np.array([[0, -np.inf]], np.float32), ValueError),
+        (np.zeros((4, 2)), TypeError, "float32.*not float64"),
+        (np.zeros((4, 2), np.uint8), TypeError, "not uint8; convert images to float32"),
+        (np.zeros(4, np.float32), ValueError, r"\(N, ...\)"),
+        (np.zeros((0, 2), np.float32), ValueError, "empty"),
+        (np.zeros((4, 0), np.float32), ValueError, "empty"),
+        (np.array([[0, np.nan]], np.float32), ValueError, "NaN"),
+        (np.array([[0, -np.inf]], np.float32), ValueError, "infinite"),
+        ((numbered(3), np.arange(2)), ValueError, r"as many rows each, not \[3, 2\]"),
+        ((numbered(3), np.array([0, -1, 1])), ValueError, "found -1 to 1"),
+        ((numbered(3), np.eye(3, dtype=int)), TypeError, "not int64"),
+        ([numbered(3), np.arange(3)], TypeError, "arrays must be an array"),
+        ((), ValueError, r"not \[\]"),
     ],
 )
-def test_wrong_images_are_refused_at_once(images, kind):
-    with pytest.raises(kind, match="images"):
-        data.batches(images, 1, seed=0)
+def test_wrong_arrays_are_refused_at_once(arrays, kind, named):
+    with pytest.raises(kind, match=named):
+        data.batches(arrays, 1, seed=0)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [
         ("batch_size", 0, ValueError),
-        ("batch_size", -1, ValueError),
         ("batch_size", 5, ValueError),
         ("batch_size", 2.0, TypeError),
-        ("batch_size", "2", TypeError),
         ("start", -1, ValueError),
-        ("start", 1.5, TypeError),
         ("seed", None, TypeError),
         ("seed", 2**63, ValueError),
     ],
@@ -731,38 +650,9 @@ def test_wrong_numbers_are_refused_at_once(name, value, kind):
         data.batches(numbered(4), **{"batch_size": 2, "seed": 0, name: value})
 
 
-def test_labels_go_with_their_images_in_the_order_of_batches():
-    images = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1)
-    labels = (np.arange(10) % 4).astype(np.int64)
-    pairs = data.labeled_batches(images, labels, 3, classes=4, seed=5, start=2)
-    plain = data.batches(images, 3, seed=5, start=2)
-    for (image, label), alone in zip(pairs.take(5), plain.take(5), strict=True):  # two epochs
-        np.testing.assert_array_equal(image, alone)
-        np.testing.assert_array_equal(label, image[:, 0, 0, 0].numpy().astype(int) % 4)
-        assert label.dtype == tf.int32 and label.shape == (3,)
-
-
-@pytest.mark.parametrize(
-    "labels, classes, kind, named",
-    [
-        ([0, 1, 2], 2, ValueError, "from 0 to 1; found 0 to 2"),
-        ([0, -1, 1], 2, ValueError, "found -1 to 1"),
-        ([0, 1], 2, ValueError, r"shape \(3,\), not \(2,\)"),
-        (np.eye(3), 3, TypeError, "integers, not float64"),
-        (np.eye(3, dtype=int), 3, ValueError, r"not \(3, 3\)"),
-        ([0, 1, 1], 1, ValueError, "classes"),
-        ([0, 1, 1], 2.5, TypeError, "classes"),
-    ],
-)
-def test_wrong_labels_are_refused_at_once(labels, classes, kind, named):
-    with pytest.raises(kind, match=named):
-        data.labeled_batches(np.zeros((3, 2), np.float32), labels, 1, classes=classes, seed=0)
-
-
 # Toy distributions
 
 RING, GRID = data.ring_of_gaussians, data.grid_of_gaussians
-TOYS = [(RING, data.ring_modes(), 0.01), (GRID, data.grid_modes(), 0.05)]
 
 
 def test_centers_are_where_they_are_said_to_be():
@@ -809,111 +699,74 @@ def check_mixture(samples, centers, deviation):
     return noise
 
 
-@pytest.mark.parametrize("jit_compile", [None, False, True])
-@pytest.mark.parametrize(("draw", "centers", "deviation"), TOYS)
-def test_a_toy_sample_has_the_shares_means_and_covariances(draw, centers, deviation, jit_compile):
-    def sample(step):
-        return draw(40_000, seed=3, step=step)
-
-    if jit_compile is not None:
-        sample = tf.function(sample, jit_compile=jit_compile)
-    check_mixture(sample(tf.constant(5, tf.int64)).numpy(), centers, deviation)
-
-
-def test_a_toy_sample_follows_its_arguments():
+def test_a_toy_sample_has_the_shares_means_and_covariances_of_its_arguments():
+    step = tf.constant(5, tf.int64)
+    check_mixture(GRID(40_000, seed=3, step=step).numpy(), data.grid_modes(), 0.05)
     ring = RING(20_000, seed=1, step=0, modes=3, radius=2.0, deviation=0.1).numpy()
     check_mixture(ring, data.ring_modes(3, 2.0), 0.1)
     grid = GRID(20_000, seed=1, step=0, side=2, spacing=10.0, deviation=1).numpy()
     check_mixture(grid, data.grid_modes(2, 10.0), 1)
-    one = RING(1, seed=1, step=0)
-    assert one.shape == (1, 2) and one.dtype == tf.float32
+    assert RING(1, seed=1, step=0).shape == (1, 2)
 
 
-@pytest.mark.parametrize("draw", [RING, GRID])
-def test_a_toy_sample_depends_on_seed_and_step_alone(draw):
-    first = draw(50, seed=5, step=7).numpy()
+def test_a_toy_sample_depends_on_seed_and_step_alone():
+    first = RING(50, seed=5, step=7).numpy()
     tf.random.set_seed(99)
-    draw(50, seed=6, step=7)
     tf.random.normal((3,))
-    np.testing.assert_array_equal(draw(50, seed=5, step=7), first)
     for kind in (tf.int32, tf.int64):
-        for step in (tf.constant(7, kind), tf.Variable(7, dtype=kind), np.array(7)[()]):
-            np.testing.assert_array_equal(draw(50, seed=5, step=step), first)
-            np.testing.assert_array_equal(draw(50, seed=tf.constant(5, kind), step=step), first)
-    pairs = [(s, k) for s in (-1, 0, 1, 2**40) for k in (0, 1, 2, 2**40)]
-    draws = np.concatenate([draw(50, seed=seed, step=step) for seed, step in pairs])
+        step = tf.Variable(7, dtype=kind)
+        np.testing.assert_array_equal(RING(50, seed=tf.constant(5, kind), step=step), first)
+    pairs = [(s, k) for s in (-1, 0, 1, 2**40) for k in (0, 1, 2**40)]
+    draws = np.concatenate([RING(50, seed=seed, step=step) for seed, step in pairs])
     assert len(np.unique(draws, axis=0)) == len(draws)  # no draw repeats a part of another
 
 
-@pytest.mark.parametrize("draw", [RING, GRID])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_program_draws_by_step_and_is_traced_once(draw, jit_compile):
+def test_a_program_draws_by_step_independently_of_other_steps_and_of_the_latents(jit_compile):
     traces = []
 
-    @tf.function(jit_compile=jit_compile)
-    def sample(step):
-        traces.append("Python runs only while tracing")
-        return draw(40, seed=5, step=step)
-
-    @tf.function(jit_compile=jit_compile)
-    def chunk(start):
-        parts = tf.zeros((3, 40, 2))
-        for i in tf.range(3):
-            part = draw(40, seed=5, step=start + tf.cast(i, tf.int64))
-            parts = tf.tensor_scatter_nd_update(parts, [[i]], part[None])
-        return parts
-
-    steps = [tf.constant(step, tf.int64) for step in (4, 5, 6)]
-    singles = np.stack([sample(step) for step in steps])
-    assert len(traces) == 1
-    np.testing.assert_array_equal(singles, np.stack([sample(step) for step in steps]))
-    # A loop is compiled as another program: the same draws, up to rounding.
-    np.testing.assert_allclose(chunk(steps[0]), singles, rtol=1e-5, atol=1e-6)
-    assert len(np.unique(singles.reshape(-1, 2), axis=0)) == 120
-    if not jit_compile:
-        eager = np.stack([draw(40, seed=5, step=step) for step in steps])
-        np.testing.assert_array_equal(singles, eager)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_toy_noise_is_independent_of_other_steps_and_of_the_latents(jit_compile):
-    @tf.function(jit_compile=jit_compile)
     def both(seed, step):
+        traces.append("Python runs only while tracing")
         z = latents.sample_latents(20_000, 2, seed=seed, step=step)
         return RING(20_000, seed=seed, step=step), z
 
-    noises = []
-    for seed, step in ((1, 0), (1, 1), (0, 1)):
-        points, z = both(tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+    program, noises = tf.function(both, jit_compile=jit_compile), []
+    for pair in ((1, 0), (1, 1), (0, 1)):
+        seed, step = (tf.constant(value, tf.int64) for value in pair)
+        points, z = program(seed, step)
+        np.testing.assert_array_equal(points, program(seed, step)[0])
         noises += [check_mixture(points.numpy(), data.ring_modes(), 0.01).ravel(), z.numpy()]
     correlations = np.corrcoef([noise.ravel() for noise in noises]) - np.eye(6)
     assert np.abs(correlations).max() < 5 / math.sqrt(40_000)
+    assert len(traces) == 1
+    if not jit_compile:
+        np.testing.assert_array_equal(points, both(seed, step)[0])
+
+
+def test_a_loop_draws_what_single_steps_draw():
+    @tf.function
+    def chunk(start):
+        parts = tf.zeros((3, 40, 2))
+        for i in tf.range(3):
+            part = RING(40, seed=5, step=start + i)
+            parts = tf.tensor_scatter_nd_update(parts, [[i]], part[None])
+        return parts
+
+    singles = [RING(40, seed=5, step=step) for step in (4, 5, 6)]
+    np.testing.assert_array_equal(chunk(tf.constant(4)), np.stack(singles))
 
 
 @pytest.mark.parametrize(
-    ("draw", "name", "value", "kind"),
+    ("draw", "name", "value"),
     [
-        *((d, "count", v, ValueError) for d in (RING, GRID) for v in (0, -1)),
-        *((d, "count", v, TypeError) for d in (RING, GRID) for v in (2.0, None)),
-        *((d, "deviation", v, ValueError) for d in (RING, GRID) for v in (0, -0.1, math.nan)),
-        (GRID, "deviation", math.inf, ValueError),
-        (RING, "modes", 1, ValueError),
-        (RING, "modes", 8.0, TypeError),
-        (RING, "radius", 0.0, ValueError),
-        (RING, "radius", math.inf, ValueError),
-        (GRID, "side", 1, ValueError),
-        (GRID, "side", "5", TypeError),
-        (GRID, "spacing", -2.0, ValueError),
-        (RING, "radius", 1e31, ValueError),
-        (GRID, "spacing", 1e-31, ValueError),
-        (RING, "deviation", "0.1", TypeError),
-        (RING, "count", 10**8 + 1, ValueError),
-        *((d, n, v, TypeError) for d in (RING, GRID) for n in ("seed", "step") for v in (0.5, "1")),
-        (RING, "step", tf.constant(0.5), TypeError),
-        (GRID, "seed", tf.constant([1, 2]), TypeError),
-        (GRID, "seed", 2**63, ValueError),
+        *((RING, "count", value) for value in (0, -1, 2.0, None)),
+        *((GRID, "deviation", value) for value in (0, -0.1, math.nan, math.inf, "0.1")),
+        *((RING, "modes", value) for value in (1, 8.0)),
+        *((RING, "radius", value) for value in (0.0, 1e31)),
+        *((GRID, "side", value) for value in (1, "5")),
+        *((GRID, "spacing", value) for value in (-2.0, 1e-31)),
     ],
 )
-def test_wrong_toys_are_refused(draw, name, value, kind):
-    with pytest.raises(kind, match=f"^{name} must be"):
+def test_wrong_toys_are_refused(draw, name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
         draw(**{"count": 4, "seed": 0, "step": 0, name: value})

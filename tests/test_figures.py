@@ -1,9 +1,10 @@
-"""What a reader looks at: pixels exact, GIFs read back, one live figure and no more."""
+"""What a reader looks at: pixels exact, GIFs read back, every figure once and with its text."""
 
 import base64
 import html
 import math
 import os
+import re
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
@@ -12,6 +13,7 @@ import IPython.display
 import matplotlib
 import matplotlib.pyplot as plt
 import nbclient
+import nbconvert
 import nbformat
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from ganutils import figures
 from ganutils.training import Progress
 
 RANDOM = np.random.default_rng(0)
+WORDS = 'four <b> & "words" here'
 
 
 @pytest.fixture(autouse=True)
@@ -29,34 +32,57 @@ def no_window():
     backend = matplotlib.get_backend()
     plt.switch_backend("Agg")
     yield
-    plt.close("all")
+    assert plt.get_fignums() == []
     plt.switch_backend(backend)
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """The figures open at each plt.show()."""
+def axes():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Outside a notebook: the figures open at each plt.show()."""
     calls = []
-    monkeypatch.setattr(
-        plt, "show", lambda: calls.append([plt.figure(n) for n in plt.get_fignums()])
-    )
+
+    def show(block):
+        calls.append([plt.figure(number) for number in plt.get_fignums()])
+
+    monkeypatch.setattr(plt, "show", show)
     return calls
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """In a notebook: its running cell's number, and what is displayed or updated in its page."""
+    kernel = SimpleNamespace(kernel=object(), execution_count=1, shown=[])
+
+    def update(figure, metadata):
+        kernel.shown.append(("update", figure, metadata))
+
+    def display(figure, *, metadata, display_id=None):
+        kernel.shown.append(("display", figure, metadata))
+        return SimpleNamespace(update=update) if display_id else None
+
+    monkeypatch.setattr(IPython, "get_ipython", lambda: kernel)
+    monkeypatch.setattr(IPython.display, "display", display)
+    return kernel
 
 
 # Pixels.
 
 
-def test_to_uint8_is_exact_where_it_can_be_and_rounds_in_between():
-    pixels = figures.to_uint8(np.float32([[-1, 1], [0, -0.5]]))
-    assert pixels.dtype == np.uint8 and pixels.shape == (2, 2)
-    # 127.5 and 63.75; a half goes to the even neighbor.
-    np.testing.assert_array_equal(pixels, [[0, 255], [128, 64]])
-
-
 def test_every_pixel_survives_the_way_to_floats_and_back():
     pixels = np.arange(256, dtype=np.uint8)
     images = tf.constant(pixels / 127.5 - 1, tf.float32)
-    np.testing.assert_array_equal(figures.to_uint8(images), pixels)
+    found = figures.to_uint8(images)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, pixels)
+    # In between it rounds: 127.5 and 63.75; a half goes to the even neighbor.
+    np.testing.assert_array_equal(figures.to_uint8(np.float32([[0, -0.5]])), [[128, 64]])
 
 
 @pytest.mark.parametrize(
@@ -70,22 +96,20 @@ def test_every_pixel_survives_the_way_to_floats_and_back():
     ],
 )
 def test_values_outside_the_range_are_refused(values, found):
-    with pytest.raises(ValueError, match=rf"in \[-1, 1\]; found {found}\..*127\.5"):
+    with pytest.raises(ValueError, match=rf"{found}\..*127\.5"):
         figures.to_uint8(np.float32(values))
 
 
-def numbered(count, height=2, width=3, channels=1):
+def numbered(count, height=2, width=3):
     """Images of one shade each: 0, 10, 20, ..."""
     shades = np.arange(count) * 10 / 127.5 - 1
-    return np.broadcast_to(shades[:, None, None, None], (count, height, width, channels))
+    return np.broadcast_to(shades[:, None, None, None], (count, height, width, 1))
 
 
 def test_tile_lays_images_row_by_row_with_white_between_them():
-    picture = figures.tile(numbered(5), columns=2, gap=1)
-    assert picture.dtype == np.uint8
     w = 255
     np.testing.assert_array_equal(
-        picture,
+        figures.tile(numbered(5), columns=2, gap=1),
         [
             [0, 0, 0, w, 10, 10, 10],
             [0, 0, 0, w, 10, 10, 10],
@@ -97,23 +121,14 @@ def test_tile_lays_images_row_by_row_with_white_between_them():
             [40, 40, 40, w, w, w, w],
         ],
     )
-
-
-def test_tile_without_a_gap_and_with_a_wide_one():
-    np.testing.assert_array_equal(
-        figures.tile(numbered(2, 1, 2), columns=2, gap=0), [[0, 0, 10, 10]]
-    )
-    np.testing.assert_array_equal(
-        figures.tile(numbered(2, 1, 1), columns=1, gap=3), [[0], [255], [255], [255], [10]]
-    )
+    beside, below = numbered(2, 1, 2), numbered(2, 1, 1)
+    assert figures.tile(beside, columns=2, gap=0).tolist() == [[0, 0, 10, 10]]
+    assert figures.tile(below, columns=1, gap=3).tolist() == [[0], [w], [w], [w], [10]]
 
 
 @pytest.mark.parametrize("count, columns", [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3), (10, 4)])
 def test_tile_is_as_square_as_it_can_be(count, columns):
-    rows = -(-count // columns)
-    expected = (rows * 3 - 1, columns * 4 - 1)
-    assert figures.tile(numbered(count)).shape == expected
-    assert figures.tile(numbered(count), columns=None).shape == expected
+    assert figures.tile(numbered(count)).shape == (-(-count // columns) * 3 - 1, columns * 4 - 1)
 
 
 def test_tile_does_not_turn_or_mirror_an_image_and_keeps_colors():
@@ -125,58 +140,73 @@ def test_tile_does_not_turn_or_mirror_an_image_and_keeps_colors():
 
 
 @pytest.mark.parametrize(
-    "images, message",
+    "images, options, words",
     [
-        (np.zeros((4, 5, 1)), "found"),
-        (np.zeros((2, 4, 5, 2)), r"1 or 3.*\(2, 4, 5, 2\)"),
-        (np.zeros((0, 4, 5, 1)), r"\(0, 4, 5, 1\)"),
-        (np.full((2, 4, 5, 1), 2.0), r"\[-1, 1\]"),
-        (np.full((2, 4, 5, 1), np.nan), "nan"),
+        (np.zeros((4, 5, 1)), {}, "found"),
+        (np.zeros((2, 4, 5, 2)), {}, r"1 or 3.*\(2, 4, 5, 2\)"),
+        (np.zeros((0, 4, 5, 1)), {}, r"\(0, 4, 5, 1\)"),
+        (np.full((2, 4, 5, 1), 2.0), {}, r"\[-1, 1\]"),
+        (numbered(3), {"columns": 0}, "columns .* 0"),
+        (numbered(3), {"gap": -1}, "gap .* -1"),
+        (numbered(3), {"gap": 10**5}, "too large"),
     ],
 )
-def test_tile_refuses_what_is_no_batch_of_images(images, message):
-    with pytest.raises(ValueError, match=message):
-        figures.tile(images)
-
-
-@pytest.mark.parametrize("columns", [0, -1])
-def test_tile_refuses_fewer_than_one_column(columns):
-    with pytest.raises(ValueError, match=f"columns .* found {columns}"):
-        figures.tile(numbered(3), columns=columns)
+def test_tile_refuses_what_makes_no_picture(images, options, words):
+    with pytest.raises(ValueError, match=words):
+        figures.tile(images, **options)
 
 
 # Figures.
 
 
-def test_show_images_shows_the_tiles_as_they_are(shown):
+@pytest.mark.parametrize("show", [figures.show, figures.LiveView])
+@pytest.mark.parametrize("alt", ["", "  ", 3])
+def test_a_figure_is_not_shown_without_words(show, alt):
+    with pytest.raises(ValueError, match="alt .*words"):
+        show(None, alt=alt)
+
+
+def test_a_script_shows_a_figure_in_a_window_and_closes_it(windows):
+    figure, _ = plt.subplots()
+    figures.show(figure, alt=WORDS)
+    assert windows == [[figure]] and plt.get_fignums() == []
+
+
+def test_a_notebook_shows_a_figure_once_with_its_text(page, windows):
+    figure, _ = plt.subplots()
+    figures.show(figure, alt=WORDS)
+    assert page.shown == [("display", figure, {"image/png": {"alt": WORDS}})]
+    assert plt.get_fignums() == [] and windows == []
+
+
+def test_show_images_shows_the_tiles_as_they_are(page):
     images = numbered(6)
-    figures.show_images(images, columns=3, title="six")
-    ((figure,),) = shown
+    figures.show_images(images, alt=WORDS, columns=3, title="six")
+    ((_, figure, metadata),) = page.shown
     (axes,) = figure.axes
     (drawn,) = axes.images
+    assert metadata == {"image/png": {"alt": WORDS}}
     np.testing.assert_array_equal(drawn.get_array(), figures.tile(images, columns=3))
     assert (drawn.get_cmap().name, drawn.get_clim()) == ("gray", (0, 255))  # not stretched
     assert axes.get_title() == "six" and not axes.axison
 
 
-def test_images_of_one_gray_are_drawn_gray():
-    _, axes = plt.subplots()
+def test_images_of_one_gray_are_drawn_gray(axes):
     figures.draw_images(axes, np.zeros((1, 2, 2, 1)))
     (drawn,) = axes.images
     np.testing.assert_allclose(drawn.to_rgba(drawn.get_array(), bytes=True)[..., :3], 128)
 
 
-def test_show_images_grows_with_zoom(shown):
+def test_show_images_grows_with_zoom(page):
     for zoom in (5, 10):
-        figures.show_images(np.zeros((1, 100, 200, 1)), zoom=zoom)
-    small, large = (figure.get_size_inches() for (figure,) in shown)
+        figures.show_images(np.zeros((1, 100, 200, 1)), alt=WORDS, zoom=zoom)
+    small, large = (figure.get_size_inches() for _, figure, _ in page.shown)
     np.testing.assert_allclose(large - small, [10, 5])
 
 
 @pytest.mark.parametrize("window", [1, 4, 20, 50])
-def test_draw_curves_averages_a_window_and_stands_at_its_last_step(window):
+def test_draw_curves_averages_a_window_and_stands_at_its_last_step(axes, window):
     values = RANDOM.normal(size=20)
-    _, axes = plt.subplots()
     figures.draw_curves(axes, {"d_loss": list(values), "other": [1.0]}, ["d_loss"], window=window)
     (line,) = axes.lines
     length = min(window, 20)  # a run shorter than the window is one point
@@ -187,30 +217,38 @@ def test_draw_curves_averages_a_window_and_stands_at_its_last_step(window):
     assert axes.get_xlabel() == "step"
 
 
-def test_draw_curves_colors_labels_and_lines():
-    _, axes = plt.subplots()
+def test_draw_curves_colors_labels_and_lines(axes):
     history = {"g_loss": [1.0, 2.0], "d_loss": [3.0, 4.0]}
-    figures.draw_curves(axes, history, ("d_loss", "g_loss"), lines=[(0.5, "half")])
-    real, fake, half = axes.lines
-    np.testing.assert_array_equal(real.get_ydata(), [3, 4])
-    np.testing.assert_array_equal(fake.get_ydata(), [1, 2])
+    figures.draw_curves(axes, history, ("d_loss", "g_loss", "new"), lines=[(0.5, "half")])
+    real, fake, new, half = axes.lines
+    assert (list(real.get_ydata()), list(fake.get_ydata())) == ([3, 4], [1, 2])
     assert (real.get_color(), fake.get_color()) == (figures.REAL, figures.FAKE)
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["d_loss", "g_loss"]
+    assert len(new.get_xdata()) == 0  # not begun
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["d_loss", "g_loss", "new"]
     assert set(half.get_ydata()) == {0.5}
     assert [t.get_text().strip() for t in axes.texts] == ["half"]
 
 
-def test_a_history_that_has_not_begun_is_drawn_without_points():
-    _, axes = plt.subplots()
-    figures.draw_curves(axes, {}, ("d_loss", "g_loss"), window=3)
-    assert [len(line.get_xdata()) for line in axes.lines] == [0, 0]
+@pytest.mark.parametrize(
+    "history, names, lines, words",
+    [
+        ({"a": [[1.0]]}, ["a"], (), "a must"),
+        ({"a": ["1"]}, ["a"], (), "a must"),
+        ({}, "d_loss", (), "names"),
+        ({}, [], [(math.inf, "")], "lines"),
+        ({}, [], [("1", "")], "lines"),
+    ],
+)
+def test_what_is_no_curve_is_refused(axes, history, names, lines, words):
+    with pytest.raises(ValueError, match=words):
+        figures.draw_curves(axes, history, names, lines=lines)
 
 
 HISTORY = {"d_loss": [1.4, 1.3], "g_loss": [0.7, 0.8], "d_real": [0.5, 0.6], "d_fake": [0.5, 0.4]}
 
 
-def test_draw_history_draws_losses_and_outputs_with_their_theory():
-    _, (losses, outputs) = plt.subplots(1, 2)
+def test_draw_history_draws_losses_and_outputs_with_their_theory(axes):
+    losses, outputs = axes, axes.twinx()
     figures.draw_history(losses, outputs, HISTORY)
     for axes, names, heights in [
         (losses, ["d_loss", "g_loss"], [2 * math.log(2), math.log(2)]),
@@ -223,125 +261,106 @@ def test_draw_history_draws_losses_and_outputs_with_their_theory():
     assert outputs.get_ylim() == (0, 1)
 
 
-MAGIC = {
-    ".png": b"\x89PNG",
-    ".PNG": b"\x89PNG",
-    ".svg": b"<?xml",
-    ".pdf": b"%PDF",
-    ".jpg": b"\xff\xd8",
-}
+MAGIC = {".PNG": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF", ".jpg": b"\xff\xd8"}
 
 
 @pytest.mark.parametrize("suffix", MAGIC)
-def test_a_figure_is_saved_in_the_format_of_its_suffix(tmp_path, suffix):
-    figure, _ = plt.subplots()
-    path = figures.save_figure(figure, str(tmp_path / f"x{suffix}"))
+def test_a_figure_is_saved_in_the_format_of_its_suffix(tmp_path, axes, suffix):
+    path = figures.save_figure(axes.figure, str(tmp_path / f"x{suffix}"))
     assert path == tmp_path / f"x{suffix}"
     assert path.read_bytes().startswith(MAGIC[suffix])
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_saved_figure_is_what_matplotlib_draws(tmp_path):
-    figure, axes = plt.subplots(figsize=(3, 2))
+def test_a_saved_figure_is_what_matplotlib_draws(tmp_path, axes):
     axes.plot([1, 2, 0])
-    path = figures.save_figure(figure, tmp_path / "x.png", dpi=50)
-    figure.canvas.draw()
-    figure.savefig(tmp_path / "plain.png", dpi=50)
+    axes.figure.set_size_inches(3, 2)
+    path = figures.save_figure(axes.figure, tmp_path / "x.png", dpi=50)
+    axes.figure.savefig(tmp_path / "plain.png", dpi=50)
     assert imageio.imread(path).shape[:2] == (100, 150)
     np.testing.assert_array_equal(imageio.imread(path), imageio.imread(tmp_path / "plain.png"))
 
 
 @pytest.mark.parametrize("name", ["x", "x.npz", "x.", ".png"])
-def test_a_suffix_that_matplotlib_does_not_know_is_refused(tmp_path, name):
-    figure, _ = plt.subplots()
-    with pytest.raises(ValueError, match=rf"{name} must end in .*\.pdf, .*\.png"):
-        figures.save_figure(figure, tmp_path / name)
+def test_a_suffix_that_matplotlib_does_not_know_is_refused(tmp_path, axes, name):
+    with pytest.raises(ValueError, match="not supported.*pdf"):
+        figures.save_figure(axes.figure, tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
-def test_show_images_leaves_no_figure_open_in_a_script_and_the_window_where_one_is(monkeypatch):
-    monkeypatch.setattr(plt, "show", lambda: None)  # as without a screen
-    figures.show_images(numbered(2))
-    assert plt.get_fignums() == []
-    with plt.ion():
-        figures.show_images(numbered(2))
-    assert len(plt.get_fignums()) == 1
-
-
 # The live view.
-
-IMAGES = np.zeros((4, 3, 3, 1), np.float32)
 
 
 def refuse():
     raise AssertionError("Samples are drawn for nobody.")
 
 
-@pytest.mark.parametrize(
-    "shell", [None, SimpleNamespace()], ids=["Python", "IPython in a terminal"]
-)
+@pytest.mark.parametrize("shell", [None, SimpleNamespace()], ids=["Python", "terminal"])
 def test_outside_a_notebook_the_live_view_draws_nothing(monkeypatch, shell):
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
-    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: refuse())
     figures.LiveView(refuse)(Progress(1, 2, HISTORY, 3.0))
-    assert plt.get_fignums() == []
 
 
-def test_the_live_view_shows_samples_curves_and_the_time_left(monkeypatch):
-    kernel = SimpleNamespace(kernel=object(), execution_count=1)
-    events = []
-    handle = SimpleNamespace(update=lambda figure: events.append(("update", figure)))
-
-    def display(figure, display_id):
-        assert display_id is True
-        events.append(("display", figure))
-        return handle
-
-    monkeypatch.setattr(IPython, "get_ipython", lambda: kernel)
-    monkeypatch.setattr(IPython.display, "display", display)
-    view = figures.LiveView(lambda: IMAGES, columns=4)
+def test_the_live_view_shows_samples_curves_and_the_time_left(page):
+    images = np.zeros((4, 3, 3, 1), np.float32)
+    view = figures.LiveView(lambda: images, columns=4)
     for step, seconds in [(1000, 125.4), (2000, 59.6), (3000, 0.0)]:
         view(Progress(step, 3000, HISTORY, seconds))
         assert plt.get_fignums() == []  # closed, or the cell would show it again
-    assert [kind for kind, _ in events] == ["display", "update", "update"]
-    titles = [figure.get_suptitle() for _, figure in events]
-    assert titles == [
+    assert [figure.get_suptitle() for _, figure, _ in page.shown] == [
         "step 1,000 of 3,000, about 2 min 05 s left",
         "step 2,000 of 3,000, about 1 min 00 s left",
         "step 3,000 of 3,000, done",
     ]
-    grid, losses, outputs = events[0][1].axes
+    grid, losses, outputs = page.shown[0][1].axes
     assert grid.images[0].get_array().shape == (3, 15)
     assert losses.lines[0].get_label() == "d_loss" and outputs.lines[1].get_label() == "d_fake"
     view(Progress(3000, 3000, HISTORY, 0.0))  # the next run, or this cell once more
-    assert events[-1][0] == "display"
     view(Progress(1000, 9000, HISTORY, 60.0))
-    kernel.execution_count = 2  # stopped, and the cell is run again: its old output is gone
+    page.execution_count = 2  # stopped, and the cell is run again: its old output is gone
     view(Progress(1000, 9000, HISTORY, 60.0))
     view(Progress(2000, 9000, HISTORY, 60.0))
-    assert [kind for kind, _ in events[-3:]] == ["display", "display", "update"]
+    kinds = ["display", "update", "update", "display", "display", "display", "update"]
+    assert [kind for kind, _, _ in page.shown] == kinds
+    (alt,) = {metadata["image/png"]["alt"] for _, _, metadata in page.shown}  # updates keep it
+    assert len(alt.split()) >= 4
 
 
-def test_in_a_kernel_the_live_view_is_one_output_updated_in_place():
-    cells = [
-        "import numpy as np\n"
-        "from ganutils import figures\n"
-        "sample = lambda: np.zeros((4, 3, 3, 1))\n"
-        "progress = lambda step: (step, 3, {'d_loss': [1.0] * step}, 0.0)\n"
-        "from collections import namedtuple\n"
-        "Progress = namedtuple('Progress', 'step steps history seconds_left')\n"
-        "view = figures.LiveView(sample)\n"
-        "view(Progress(*progress(1)))",
-        "view(Progress(*progress(2))); view(Progress(*progress(3)))",
-        "view(Progress(*progress(3)))",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+CELLS = [
+    f"""import matplotlib.pyplot as plt, numpy as np
+from ganutils import figures
+from ganutils.training import Progress
+figure, axes = plt.subplots(1, 2, figsize=(4, 3))
+figures.show(figure, alt={WORDS!r})""",
+    f"figures.show_images(np.zeros((4, 3, 3, 1)), alt={WORDS!r})",
+    f"""view = figures.LiveView(lambda: np.zeros((4, 3, 3, 1)), alt={WORDS!r})
+view(Progress(1, 3, {{"d_loss": [1.0]}}, 0.0))""",
+    """for step in (2, 3):
+    view(Progress(step, 3, {"d_loss": [1.0] * step}, 0.0))""",
+    'view(Progress(3, 3, {"d_loss": [1.0] * 3}, 0.0))',
+]
+
+
+@pytest.mark.slow
+def test_in_a_kernel_every_figure_is_one_output_whose_text_reaches_the_page(caplog):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
     nbclient.execute(notebook, timeout=100, kernel_name="python3")
-    assert [len(cell.outputs) for cell in notebook.cells] == [1, 1, 1]
-    early, updated, again = (cell.outputs[0] for cell in notebook.cells)
-    assert {o.output_type for o in (early, updated, again)} == {"display_data"}
-    # The second cell's picture became that of step 3. A cell never draws into another one's output.
-    assert updated.data["image/png"] == again.data["image/png"] != early.data["image/png"]
+    shown = []
+    for cell in notebook.cells:
+        (output,) = cell.outputs
+        assert output.output_type == "display_data"
+        assert output.metadata["image/png"]["alt"] == WORDS
+        shown.append(output.data)
+    texts = [data["text/plain"] for data in shown]
+    assert texts[0] == "<Figure size 400x300 with 2 Axes>"
+    assert texts[2:] == ["<Figure size 1100x360 with 3 Axes>"] * 3
+    # The fourth cell's picture became that of step 3. No cell draws into another one's output.
+    early, updated, again = (data["image/png"] for data in shown[2:])
+    assert updated == again != early
+    # nbconvert's usual template, lab, has no place for it.
+    page, _ = nbconvert.HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    assert re.findall(r"<img alt='(.*?)'", page) == [html.escape(WORDS, quote=False)] * 5
+    assert "Alternative text" not in caplog.text
 
 
 # GIFs.
@@ -374,20 +393,14 @@ def rgb(frame):
 
 def test_a_gif_read_back_is_what_was_written(tmp_path):
     frames = noise(4, 10, 12)
-    path = figures.write_gif(str(tmp_path / "x.gif"), iter(frames), milliseconds=50, hold=700)
+    path = figures.write_gif(str(tmp_path / "x.gif"), iter(frames), milliseconds=50)
     assert path == tmp_path / "x.gif"
     found, durations, loop = read_gif(path)
-    assert durations == [50, 50, 50, 700]
+    assert durations == [50, 50, 50, 1500]
     assert loop == 0  # forever
     for frame, back in zip(frames, found, strict=True):
         np.testing.assert_array_equal(back, rgb(frame))  # 256 grays fit a palette: no loss
-    assert imageio.imread(path, index=None).shape == (4, 10, 12, 3)
     assert os.listdir(tmp_path) == ["x.gif"]
-
-
-def test_default_durations(tmp_path):
-    path = figures.write_gif(tmp_path / "x.gif", noise(3, 4, 4))
-    assert read_gif(path)[1] == [100, 100, 1500]
 
 
 def test_colors_survive_as_far_as_a_palette_reaches(tmp_path):
@@ -395,8 +408,7 @@ def test_colors_survive_as_far_as_a_palette_reaches(tmp_path):
     frames = [palette[RANDOM.integers(0, 200, (10, 12))] for _ in range(3)]
     found, durations, _ = read_gif(figures.write_gif(tmp_path / "x.gif", frames, hold=20))
     assert durations == [100, 100, 20]
-    for frame, back in zip(frames, found, strict=True):
-        np.testing.assert_array_equal(back, frame)
+    np.testing.assert_array_equal(found, frames)
 
 
 A, B = noise(2, 6, 5)
@@ -431,17 +443,15 @@ def test_every_frame_is_on_screen_for_its_time_equal_neighbors_too(tmp_path, fra
     ids=["none", "mixed", "float", "sizes", "channels", "1-D", "one channel", "four"],
 )
 def test_frames_that_make_no_gif_are_refused(tmp_path, frames):
-    with pytest.raises(ValueError, match="frames must be uint8, all"):
+    with pytest.raises(ValueError, match="frames must be uint8|stack|same shape"):
         figures.write_gif(tmp_path / "x.gif", frames)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "times", [(10, 100), (0, 100), (-20, 100), (25, 100), (100, 15), (100, 105)]
-)
+@pytest.mark.parametrize("times", [(10, 100), (-20, 100), (25, 100), (100, 15), (100, 105)])
 def test_times_that_a_gif_cannot_keep_are_refused(tmp_path, times):
     milliseconds, hold = times
-    with pytest.raises(ValueError, match=f"{milliseconds=} and {hold=} must be multiples of 10"):
+    with pytest.raises(ValueError, match=f"{milliseconds=} and {hold=} .*multiples of 10"):
         figures.write_gif(tmp_path / "x.gif", [A, B], milliseconds=milliseconds, hold=hold)
     assert os.listdir(tmp_path) == []
 

@@ -1,125 +1,135 @@
-"""Losses against their formulas: sigmoids and logarithms in float64, and Goodfellow's theory."""
+"""Losses and penalties against formulas in float64, theory, known gradients, finite differences."""
 
 from ganutils import runtime  # isort: skip  # first: it imports TensorFlow without its messages
 
+import functools
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from ganutils import losses
+from ganutils import latents, losses
 
 assert runtime  # used by being imported
 
 RANDOM = np.random.default_rng(0)
-REAL_LOGITS = RANDOM.normal(size=(6, 1), scale=3).astype(np.float32)
-FAKE_LOGITS = RANDOM.normal(size=(6, 1), scale=3).astype(np.float32)
+REAL, FAKE = (RANDOM.normal(size=(6, 1), scale=3).astype(np.float32) for _ in range(2))
+LOG2 = math.log(2)
 
 
 def sigmoid(logits):
     return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
 
 
-def test_a_discriminator_that_cannot_tell():
+def gradient(loss, *arguments):
+    arguments = [tf.Variable(x) for x in arguments]
+    with tf.GradientTape() as tape:
+        value = loss(*arguments)
+    return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(value, arguments)]
+
+
+# Losses.
+
+
+def formulas(real, fake):
+    """Loss (by name) and its arguments' number, written out in float64."""
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
+    as_fake = -np.mean(np.log(1 - sigmoid(fake)))
+    smooth = 0.9 * np.log(sigmoid(real)) + 0.1 * np.log(1 - sigmoid(real))
+    return {
+        "discriminator_loss": (2, -np.mean(np.log(sigmoid(real))) + as_fake),
+        "generator_loss": (1, -np.mean(np.log(sigmoid(fake)))),
+        "saturating_generator_loss": (1, -as_fake),
+        "smoothed_discriminator_loss": (2, -np.mean(smooth) + as_fake),
+        "least_squares_discriminator_loss": (
+            2,
+            np.mean((real - 1) ** 2 / 2) + np.mean(fake**2 / 2),
+        ),
+        "least_squares_generator_loss": (1, np.mean((fake - 1) ** 2 / 2)),
+        "hinge_discriminator_loss": (
+            2,
+            -np.minimum(0, real - 1).mean() - np.minimum(0, -1 - fake).mean(),
+        ),
+        "critic_loss": (2, fake.mean() - real.mean()),
+        "wasserstein_generator_loss": (1, -fake.mean()),
+    }
+
+
+@pytest.mark.parametrize("name", formulas(REAL, FAKE))
+def test_losses_are_their_formulas_for_any_shape_and_batch_size(name):
+    loss, fakes = getattr(losses, name), np.concatenate([FAKE, REAL[:3]])
+    count, expected = formulas(REAL, fakes)[name]
+    arguments = (REAL, fakes)[-count:]
+    value = loss(*arguments)
+    assert value.shape == () and value.dtype == tf.float32 and abs(expected) > 0.1
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(*[np.tile(x, (2, 3)) for x in arguments])) == pytest.approx(expected, 1e-5)
+    assert float(loss(*[x.ravel() for x in arguments])) == pytest.approx(expected, 1e-5)
+
+
+AT_ZERO = {
+    "non_saturating": (losses.discriminator_loss, losses.generator_loss, 2 * LOG2, LOG2),
+    "minimax": (losses.discriminator_loss, losses.saturating_generator_loss, 2 * LOG2, -LOG2),
+    "least_squares": (
+        losses.least_squares_discriminator_loss,
+        losses.least_squares_generator_loss,
+        0.5,
+        0.5,
+    ),
+    "hinge": (losses.hinge_discriminator_loss, losses.wasserstein_generator_loss, 2, 0),
+    "wasserstein": (losses.critic_loss, losses.wasserstein_generator_loss, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", AT_ZERO)
+def test_objectives_are_pairs_with_known_values_at_zero(name):
+    d_loss, g_loss = getattr(losses, name)
+    *pair, d_value, g_value = AT_ZERO[name]
+    assert [d_loss, g_loss] == pair
     zeros = tf.zeros((5, 1))
-    assert float(losses.discriminator_loss(zeros, zeros)) == pytest.approx(2 * math.log(2), 1e-6)
-    assert float(losses.generator_loss(zeros)) == pytest.approx(math.log(2), 1e-6)
-    assert float(losses.saturating_generator_loss(zeros)) == pytest.approx(-math.log(2), 1e-6)
-
-
-def test_losses_are_their_formulas():
-    d_real, d_fake = sigmoid(REAL_LOGITS), sigmoid(FAKE_LOGITS)
-    d_loss = -np.mean(np.log(d_real)) - np.mean(np.log(1 - d_fake))
-    assert float(losses.discriminator_loss(REAL_LOGITS, FAKE_LOGITS)) == pytest.approx(d_loss, 1e-5)
-    g_loss = -np.mean(np.log(d_fake))
-    assert float(losses.generator_loss(FAKE_LOGITS)) == pytest.approx(g_loss, 1e-5)
-    g_loss = np.mean(np.log(1 - d_fake))
-    assert float(losses.saturating_generator_loss(FAKE_LOGITS)) == pytest.approx(g_loss, 1e-5)
-
-
-def test_real_and_fake_are_not_interchangeable():
-    sure, fooled = tf.fill((2, 1), 3.0), tf.fill((2, 1), -3.0)
-    right = 2 * math.log(1 + math.exp(-3))
-    wrong = 2 * math.log(1 + math.exp(3))
-    assert float(losses.discriminator_loss(sure, fooled)) == pytest.approx(right, 1e-5)
-    assert float(losses.discriminator_loss(fooled, sure)) == pytest.approx(wrong, 1e-5)
-
-
-def test_losses_are_scalars_and_means_for_any_shape_and_batch_size():
-    d_loss = losses.discriminator_loss(REAL_LOGITS, FAKE_LOGITS)
-    assert d_loss.shape == () and d_loss.dtype == tf.float32
-    twice = losses.discriminator_loss(np.tile(REAL_LOGITS, (2, 3)), FAKE_LOGITS.ravel())
-    np.testing.assert_allclose(twice, d_loss, rtol=1e-6)
-    for loss in (losses.generator_loss, losses.saturating_generator_loss):
-        assert loss(FAKE_LOGITS).shape == ()
-        np.testing.assert_allclose(loss(np.tile(FAKE_LOGITS, 3)), loss(FAKE_LOGITS), rtol=1e-6)
+    np.testing.assert_allclose([d_loss(zeros, zeros), g_loss(zeros)], [d_value, g_value], rtol=1e-6)
 
 
 def test_extreme_logits_stay_finite_with_finite_gradients():
     for real, fake, expected in [(1e4, -1e4, 0), (-1e4, 1e4, 2e4), (1e4, 1e4, 1e4)]:
-        real, fake = tf.Variable([[real]]), tf.Variable([[fake]])
-        with tf.GradientTape() as tape:
-            d_loss = losses.discriminator_loss(real, fake)
-        assert float(d_loss) == expected
-        assert np.isfinite(tape.gradient(d_loss, [real, fake])).all()
-    assert float(losses.generator_loss(tf.constant([[-1e4]]))) == 1e4
-    assert float(losses.generator_loss(tf.constant([[1e4]]))) == 0
-    assert float(losses.saturating_generator_loss(tf.constant([[1e4]]))) == -1e4
-    assert float(losses.saturating_generator_loss(tf.constant([[-1e4]]))) == 0
-
-
-def gradient(loss, *logits):
-    logits = [tf.Variable(x) for x in logits]
-    with tf.GradientTape() as tape:
-        value = loss(*logits)
-    return [g.numpy() for g in tape.gradient(value, logits)]
+        pair = [tf.constant([[real]]), tf.constant([[fake]])]
+        assert float(losses.discriminator_loss(*pair)) == expected
+        assert np.isfinite(gradient(losses.discriminator_loss, *pair)).all()
+    low, high = tf.constant([[-1e4]]), tf.constant([[1e4]])
+    assert (
+        float(losses.generator_loss(low)) == 1e4 == -float(losses.saturating_generator_loss(high))
+    )
+    assert float(losses.generator_loss(high)) == 0 == float(losses.saturating_generator_loss(low))
 
 
 def test_gradients_with_respect_to_the_logits():
-    d_real, d_fake = sigmoid(REAL_LOGITS), sigmoid(FAKE_LOGITS)
-    n = len(REAL_LOGITS)
-    by_real, by_fake = gradient(losses.discriminator_loss, REAL_LOGITS, FAKE_LOGITS)
+    d_real, d_fake, n = sigmoid(REAL), sigmoid(FAKE), len(REAL)
+    by_real, by_fake = gradient(losses.discriminator_loss, REAL, FAKE)
     np.testing.assert_allclose(by_real, -(1 - d_real) / n, rtol=1e-4)
     np.testing.assert_allclose(by_fake, d_fake / n, rtol=1e-4)
-    (by_fake,) = gradient(losses.generator_loss, FAKE_LOGITS)
+    (by_fake,) = gradient(losses.generator_loss, FAKE)
     np.testing.assert_allclose(by_fake, -(1 - d_fake) / n, rtol=1e-4)
-    (by_fake,) = gradient(losses.saturating_generator_loss, FAKE_LOGITS)
+    (by_fake,) = gradient(losses.saturating_generator_loss, FAKE)
     np.testing.assert_allclose(by_fake, -d_fake / n, rtol=1e-4)
-
-
-def test_only_the_saturating_gradient_vanishes_where_the_discriminator_is_sure():
-    sure = np.float32([[-10]])  # D(G(z)) = 0.00005
-    (saturating,) = gradient(losses.saturating_generator_loss, sure)
-    (non_saturating,) = gradient(losses.generator_loss, sure)
-    assert -1e-4 < saturating[0, 0] < 0  # the same direction, and next to nothing of it
-    assert non_saturating[0, 0] == pytest.approx(-1, abs=1e-4)
-
-
-def test_objectives_are_pairs_of_discriminator_and_generator_loss():
-    assert losses.non_saturating == (losses.discriminator_loss, losses.generator_loss)
-    assert losses.minimax == (losses.discriminator_loss, losses.saturating_generator_loss)
-    assert losses.least_squares == (
-        losses.least_squares_discriminator_loss,
-        losses.least_squares_generator_loss,
-    )
-    assert losses.hinge == (losses.hinge_loss, losses.score_loss)
-    assert losses.wasserstein == (losses.critic_loss, losses.score_loss)
+    # Only the saturating gradient vanishes where D is sure: here D(G(z)) = 0.00005.
+    sure = np.float32([[-10]])
+    assert -1e-4 < gradient(losses.saturating_generator_loss, sure)[0] < 0
+    assert gradient(losses.generator_loss, sure)[0] == pytest.approx(-1, abs=1e-4)
 
 
 def test_minimax_is_one_value_that_one_player_raises_and_the_other_lowers():
-    d_loss, g_loss = losses.minimax
-    d_real, d_fake = sigmoid(REAL_LOGITS), sigmoid(FAKE_LOGITS)
-    value = np.mean(np.log(d_real)) + np.mean(np.log(1 - d_fake))
-    assert -float(d_loss(REAL_LOGITS, FAKE_LOGITS)) == pytest.approx(value, 1e-5)
+    def total(pair):
+        return lambda real, fake: pair[0](real, fake) + pair[1](fake)
+
     # The part of V that G moves is its own loss, and the sum of both does not depend on it.
-    rest = float(d_loss(REAL_LOGITS, FAKE_LOGITS) + g_loss(FAKE_LOGITS))
-    assert rest == pytest.approx(-np.mean(np.log(d_real)), 1e-5)
-    by_real, by_fake = gradient(lambda r, f: d_loss(r, f) + g_loss(f), REAL_LOGITS, FAKE_LOGITS)
+    rest = float(total(losses.minimax)(REAL, FAKE))
+    assert rest == pytest.approx(-np.mean(np.log(sigmoid(REAL))), 1e-5)
+    by_real, by_fake = gradient(total(losses.minimax), REAL, FAKE)
     assert np.abs(by_fake).max() < 1e-7 < np.abs(by_real).min()
     # Zero-sum is a property of this pair, not of every pair.
-    d_loss, g_loss = losses.non_saturating
-    _, by_fake = gradient(lambda r, f: d_loss(r, f) + g_loss(f), REAL_LOGITS, FAKE_LOGITS)
+    _, by_fake = gradient(total(losses.non_saturating), REAL, FAKE)
     assert np.abs(by_fake).max() > 1e-2
 
 
@@ -127,84 +137,40 @@ def test_the_best_discriminator_of_two_known_distributions_is_the_log_ratio():
     # Three points with p = (4, 2, 2) / 8 and q = (1, 2, 5) / 8, as samples in these proportions.
     p, q = np.array([4, 2, 2]) / 8, np.array([1, 2, 5]) / 8
     real_points, fake_points = [0, 0, 0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2, 2, 2]
-    logits = tf.Variable(np.zeros(3))
 
-    for _ in range(200):
-        with tf.GradientTape() as tape:
-            d_loss = losses.discriminator_loss(
-                tf.gather(logits, real_points), tf.gather(logits, fake_points)
-            )
-        logits.assign_sub(4 * tf.convert_to_tensor(tape.gradient(d_loss, logits)))
-    np.testing.assert_allclose(logits, np.log(p / q), atol=1e-6)
-    np.testing.assert_allclose(tf.sigmoid(logits), p / (p + q), atol=1e-6)
+    def d_loss(logits):
+        real_logits, fake_logits = tf.gather(logits, real_points), tf.gather(logits, fake_points)
+        return losses.discriminator_loss(real_logits, fake_logits)
+
+    # The loss is convex in the logits, so a slope of 0 is the minimum.
+    best = np.log(p / q)
+    slopes = [gradient(d_loss, best + shift)[0] for shift in (-1, 0, 1)]
+    np.testing.assert_allclose(slopes[1], np.zeros(3), atol=1e-15)
+    assert np.all(slopes[0] < -0.01) and np.all(slopes[2] > 0.01)
+    np.testing.assert_allclose(sigmoid(best), p / (p + q))
     middle = (p + q) / 2
     jensen_shannon = (p @ np.log(p / middle) + q @ np.log(q / middle)) / 2
-    assert float(d_loss) == pytest.approx(2 * math.log(2) - 2 * jensen_shannon, abs=1e-9)
-
-
-# The other pairs, and smoothing.
-
-
-@pytest.mark.parametrize(
-    "pair, at_zero",
-    [
-        ("non_saturating", (2 * math.log(2), math.log(2))),
-        ("minimax", (2 * math.log(2), -math.log(2))),
-        ("least_squares", (0.5, 0.5)),
-        ("hinge", (2, 0)),
-        ("wasserstein", (0, 0)),
-    ],
-)
-def test_every_pair_at_zero_scores(pair, at_zero):
-    d_loss, g_loss = getattr(losses, pair)
-    zeros = tf.zeros((5, 1))
-    values = d_loss(zeros, zeros), g_loss(zeros)
-    assert [(x.shape, x.dtype) for x in values] == [((), tf.float32)] * 2
-    np.testing.assert_allclose(values, at_zero, rtol=1e-6)
-
-
-def numpy_losses(real, fake):
-    """Loss (by name) of scores in float64, written out example by example."""
-    real, fake = real.astype(np.float64).ravel(), fake.astype(np.float64).ravel()
-    return {
-        "least_squares_discriminator_loss": sum((r - 1) ** 2 for r in real) / (2 * len(real))
-        + sum(f**2 for f in fake) / (2 * len(fake)),
-        "least_squares_generator_loss": sum((f - 1) ** 2 for f in fake) / (2 * len(fake)),
-        "hinge_loss": -np.minimum(0, real - 1).mean() - np.minimum(0, -1 - fake).mean(),
-        "critic_loss": fake.sum() / len(fake) - real.sum() / len(real),
-        "score_loss": -fake.sum() / len(fake),
-    }
-
-
-@pytest.mark.parametrize("name", numpy_losses(REAL_LOGITS, FAKE_LOGITS))
-def test_scores_give_what_numpy_gives_for_any_shape_and_batch_size(name):
-    loss, fakes = getattr(losses, name), np.concatenate([FAKE_LOGITS, REAL_LOGITS[:3]])
-    arguments = (
-        (fakes,) if name.endswith(("generator_loss", "score_loss")) else (REAL_LOGITS, fakes)
-    )
-    expected = numpy_losses(REAL_LOGITS, fakes)[name]
-    assert abs(expected) > 0.1
-    assert float(loss(*arguments)) == pytest.approx(expected, rel=1e-5)
-    assert float(loss(*[np.tile(x, (2, 3)) for x in arguments])) == pytest.approx(expected, 1e-5)
+    assert float(d_loss(tf.constant(best))) == pytest.approx(2 * LOG2 - 2 * jensen_shannon)
 
 
 def test_hinge_takes_no_notice_beyond_the_margin():
     real, fake = np.float32([[-2], [0.5], [1.5]]), np.float32([[-1.5], [-0.5], [2]])
-    by_real, by_fake = gradient(losses.hinge_loss, real, fake)
+    by_real, by_fake = gradient(losses.hinge_discriminator_loss, real, fake)
     np.testing.assert_allclose(by_real.ravel(), [-1 / 3, -1 / 3, 0], rtol=1e-6)
     np.testing.assert_allclose(by_fake.ravel(), [0, 1 / 3, 1 / 3], rtol=1e-6)
-    (by_fake,) = gradient(losses.score_loss, fake)
+    (by_fake,) = gradient(losses.wasserstein_generator_loss, fake)
     np.testing.assert_allclose(by_fake.ravel(), [-1 / 3] * 3, rtol=1e-6)
 
 
 def test_least_squares_is_least_at_its_targets():
-    right = losses.least_squares_discriminator_loss(tf.ones((4, 1)), tf.zeros((3, 1)))
-    wrong = losses.least_squares_discriminator_loss(tf.zeros((4, 1)), tf.ones((3, 1)))
-    assert (float(right), float(wrong)) == (0, 1)
-    assert float(losses.least_squares_generator_loss(tf.ones((3, 1)))) == 0
-    halves = tf.fill((4, 1), 0.5)
-    assert float(losses.least_squares_discriminator_loss(halves, halves)) == 0.25
-    assert float(losses.least_squares_generator_loss(halves)) == 0.125
+    d_loss, g_loss = losses.least_squares
+    ones, zeros, halves = tf.ones((4, 1)), tf.zeros((3, 1)), tf.fill((4, 1), 0.5)
+    assert (float(d_loss(ones, zeros)), float(d_loss(zeros, ones)), float(g_loss(ones))) == (
+        0,
+        1,
+        0,
+    )
+    assert (float(d_loss(halves, halves)), float(g_loss(halves))) == (0.25, 0.125)
 
 
 def test_the_best_critic_of_two_points_is_the_distance_between_them():
@@ -214,47 +180,390 @@ def test_the_best_critic_of_two_points_is_the_distance_between_them():
     assert min(values) == values[-1] == -2.5
 
 
-def test_smoothing_by_its_formula():
-    d_real, d_fake = sigmoid(REAL_LOGITS), sigmoid(FAKE_LOGITS)
-    for smoothing in (0.1, 0.3):
-        expected = -np.mean((1 - smoothing) * np.log(d_real) + smoothing * np.log(1 - d_real))
-        expected -= np.mean(np.log(1 - d_fake))
-        d_loss = losses.smoothed_discriminator_loss(REAL_LOGITS, FAKE_LOGITS, smoothing=smoothing)
-        assert float(d_loss) == pytest.approx(expected, 1e-5)
-        zeros = tf.zeros((5, 1))
-        at_zero = losses.smoothed_discriminator_loss(zeros, zeros, smoothing=smoothing)
-        assert float(at_zero) == pytest.approx(2 * math.log(2), 1e-6)
-    default = losses.smoothed_discriminator_loss(REAL_LOGITS, FAKE_LOGITS)
-    tenth = losses.smoothed_discriminator_loss(REAL_LOGITS, FAKE_LOGITS, smoothing=0.1)
-    assert float(default) == float(tenth)
-
-
-def test_no_smoothing_is_the_plain_loss():
-    plain = float(losses.discriminator_loss(REAL_LOGITS, FAKE_LOGITS))
-    none = losses.smoothed_discriminator_loss(REAL_LOGITS, FAKE_LOGITS, smoothing=0)
-    some = losses.smoothed_discriminator_loss(REAL_LOGITS, FAKE_LOGITS, smoothing=0.01)
-    assert float(none) == plain != float(some)
-
-
-@pytest.mark.parametrize("smoothing", [-0.1, 1, 1.5, math.nan])
-def test_smoothing_out_of_range_is_refused(smoothing):
-    with pytest.raises(ValueError, match="smoothing=.* must be in"):
-        losses.smoothed_discriminator_loss(REAL_LOGITS, FAKE_LOGITS, smoothing=smoothing)
+def test_smoothing_between_none_and_all():
+    zeros, smoothed = tf.zeros((5, 1)), losses.smoothed_discriminator_loss
+    for smoothing in (0, 0.1, 0.3):
+        expected = (1 - smoothing) * np.log(sigmoid(REAL)) + smoothing * np.log(1 - sigmoid(REAL))
+        expected = -np.mean(expected) - np.mean(np.log(1 - sigmoid(FAKE)))
+        assert float(smoothed(REAL, FAKE, smoothing=smoothing)) == pytest.approx(expected, 1e-5)
+        assert float(smoothed(zeros, zeros, smoothing=smoothing)) == pytest.approx(2 * LOG2, 1e-6)
+    assert float(smoothed(REAL, FAKE, smoothing=0)) == float(losses.discriminator_loss(REAL, FAKE))
+    for smoothing in (-0.1, 1, 1.5, math.nan):
+        with pytest.raises(ValueError, match="smoothing"):
+            smoothed(REAL, FAKE, smoothing=smoothing)
 
 
 @pytest.mark.parametrize("p, q", [(4, 1), (2, 2), (1, 6), (3, 0)])
 def test_the_best_logit_under_smoothing(p, q):
     """A point with p of 8 real samples and q of 8 generated ones; the others stay at logit 0."""
 
-    def d_loss(logit, smoothing):
-        real, fake = (np.where(np.arange(8) < count, logit, 0.0) for count in (p, q))
-        return float(losses.smoothed_discriminator_loss(real, fake, smoothing=smoothing))
+    def slope(logit, smoothing):
+        def d_loss(logit):
+            real, fake = (logit * (np.arange(8) < count) for count in (p, q))
+            return losses.smoothed_discriminator_loss(real, fake, smoothing=smoothing)
+
+        return float(gradient(d_loss, np.float64(logit))[0])
 
     # Setting the derivative -0.9 p (1 - D) + 0.1 p D + q D to 0 gives D = 0.9 p / (p + q).
     best = math.log(0.9 * p / (q + 0.1 * p))
-    scan = best + np.linspace(-4, 4, 161)
-    values = [d_loss(logit, 0.1) for logit in scan]
-    assert scan[np.argmin(values)] == pytest.approx(best, abs=1e-9)
     assert sigmoid(best) == pytest.approx(0.9 * p / (p + q))
+    assert slope(best - 0.1, 0.1) < 0 < slope(best + 0.1, 0.1)
+    assert slope(best, 0.1) == pytest.approx(0, abs=1e-15)
     # Without it the best logit is another one: log(p / q), and beyond all bounds where q is 0.
-    assert d_loss(best + 0.05, 0) < d_loss(best, 0)
+    assert slope(best, 0) < -1e-3
+
+
+# Penalties on the slope.
+
+SLOPE = np.float32([2, -1, 2])  # of length 3
+POINTS, OTHERS = (RANDOM.normal(size=(6, 3)).astype(np.float32) for _ in range(2))
+
+
+def linear(x, training):
+    return tf.linalg.matvec(x, tf.cast(SLOPE, x.dtype))[:, None] + 5
+
+
+def test_penalties_of_a_linear_critic():
+    penalty = losses.gradient_penalty(linear, POINTS, OTHERS, seed=1, step=2)
+    assert penalty.shape == () and float(penalty) == pytest.approx((3 - 1) ** 2, 1e-6)
+    assert float(losses.r1_penalty(linear, POINTS)) == pytest.approx(3**2 / 2, 1e-6)
+
+
+def test_penalties_take_the_slope_over_all_axes_of_an_image():
+    slope = RANDOM.normal(size=(2, 3, 2)).astype(np.float32)
+    length = np.sqrt((slope.astype(np.float64) ** 2).sum())
+    real, fake = (RANDOM.normal(size=(5, 2, 3, 2)).astype(np.float32) for _ in range(2))
+
+    def critic(x, training):
+        return tf.reduce_sum(slope * x, axis=[1, 2, 3])[:, None]
+
+    penalty = losses.gradient_penalty(critic, real, fake, seed=0, step=0)
+    assert float(penalty) == pytest.approx((length - 1) ** 2, 1e-5)
+    assert float(losses.r1_penalty(critic, real)) == pytest.approx(length**2 / 2, 1e-5)
+
+
+def test_penalties_of_a_quadratic_critic():
+    # f(x) = c |x|^2 / 2 has the slope c x; where real and fake are one set, x_hat is that set.
+    c, points = 0.7, POINTS.astype(np.float64)
+    lengths = c * np.linalg.norm(points, axis=1)
+
+    def critic(x, training):
+        return c * tf.reduce_sum(x**2, axis=1, keepdims=True) / 2
+
+    penalty = losses.gradient_penalty(critic, points, points, seed=3, step=4)
+    assert float(penalty) == pytest.approx(np.mean((lengths - 1) ** 2), rel=1e-12)
+    assert float(losses.r1_penalty(critic, points)) == pytest.approx(np.mean(lengths**2) / 2, 1e-12)
+    # The mean of squares is not the square of a mean: examples are penalized one by one.
+    assert abs(np.mean((lengths - 1) ** 2) - (np.mean(lengths) - 1) ** 2) > 0.01
+
+
+def test_the_weights_gradient_is_that_of_finite_differences():
+    shapes = [(3, 4), (4, 1)]
+    start, directions = ([RANDOM.normal(size=shape) for shape in shapes] for _ in range(2))
+    real, fake = POINTS.astype(np.float64), OTHERS.astype(np.float64)
+
+    def penalties(inner, outer):
+        def critic(x, training):
+            return tf.tanh(x @ inner) @ outer
+
+        yield losses.gradient_penalty(critic, real, fake, seed=5, step=6)
+        yield losses.r1_penalty(critic, real)
+
+    def along(far):
+        moved = [weight + far * way for weight, way in zip(start, directions, strict=True)]
+        return [float(penalty) for penalty in penalties(*moved)]
+
+    slopes = (np.array(along(1e-5)) - along(-1e-5)) / 2e-5
+    variables = [tf.Variable(weight) for weight in start]
+    with tf.GradientTape(persistent=True) as tape:
+        values = list(penalties(*variables))
+    for value, slope in zip(values, slopes, strict=True):
+        by_weight = tape.gradient(value, variables)
+        found = sum(np.sum(g * way) for g, way in zip(by_weight, directions, strict=True))
+        assert value.dtype == tf.float64 and abs(slope) > 0.05
+        assert found == pytest.approx(slope, rel=1e-6)
+
+
+def test_a_critic_without_slope_has_a_penalty_of_1():
+    def constant(x, training):
+        return tf.ones((len(x), 1))
+
+    assert float(losses.gradient_penalty(constant, POINTS, OTHERS, seed=0, step=0)) == 1
+    assert float(losses.r1_penalty(constant, POINTS)) == 0
+    weight = np.zeros((3, 1), np.float32)
+
+    def penalty(weight):
+        def critic(x, training):
+            return x @ weight
+
+        return losses.gradient_penalty(critic, POINTS, OTHERS, seed=0, step=0)
+
+    np.testing.assert_array_equal(gradient(penalty, weight)[0], weight)  # finite, and 0
+
+
+def test_some_examples_without_slope_do_not_spoil_the_others():
+    active = POINTS @ SLOPE > 0
+    assert 0 < active.sum() < len(active)
+
+    def penalty(weight):
+        def critic(x, training):
+            return tf.nn.relu(x @ weight)
+
+        return losses.gradient_penalty(critic, POINTS, POINTS, seed=0, step=0)
+
+    expected = np.where(active, (3 - 1) ** 2, 1).mean()
+    assert float(penalty(SLOPE[:, None])) == pytest.approx(expected, 1e-6)
+    expected = active.mean() * 2 * (3 - 1) * SLOPE[:, None] / 3  # of (|a| - 1)^2, active ones only
+    np.testing.assert_allclose(gradient(penalty, SLOPE[:, None])[0], expected, rtol=1e-5)
+
+
+def spied(real, fake, **key):
+    """The points at which the penalty asks for the critic's slope."""
+    calls = []
+
+    def critic(x, training):
+        assert training is True
+        calls.append(x.numpy())
+        return linear(x, training)
+
+    losses.gradient_penalty(critic, real, fake, **key)
+    (points,) = calls
+    return points
+
+
+def shares(count, **key):
+    """How far each of so many points is on its way from real to fake."""
+    return spied(np.zeros((count, 3), np.float32), np.ones((count, 3), np.float32), **key)[:, 0]
+
+
+def test_points_lie_on_segments_one_share_for_each_example():
+    points = spied(POINTS, OTHERS, seed=1, step=2)
+    mix = np.median((points - POINTS) / (OTHERS - POINTS), axis=1)
+    np.testing.assert_allclose(points, POINTS + mix[:, None] * (OTHERS - POINTS), atol=1e-6)
+    assert points.dtype == np.float32 and len(np.unique(mix)) == len(mix)
+
+
+def test_the_share_is_uniform_from_real_to_fake():
+    mix = np.sort(shares(4000, seed=1, step=2))
+    assert mix.min() >= 0 and mix.max() < 1
+    # Kolmogorov and Smirnov: beyond 1.95 / sqrt(count) once in a thousand keys, and this is one.
+    assert np.abs(mix - (np.arange(4000) + 0.5) / 4000).max() < 1.95 / math.sqrt(4000)
+
+
+def test_points_depend_on_seed_and_step_and_nothing_else():
+    first = shares(6, seed=1, step=2)
+    tf.random.set_seed(7)
+    tf.random.normal((3,))
+    np.testing.assert_array_equal(first, shares(6, seed=1, step=tf.constant(2, tf.int64)))
+    for key in ({"seed": 1, "step": 3}, {"seed": 2, "step": 2}, {"seed": 2, "step": 1}):
+        assert np.abs(first - shares(6, **key)).min() > 1e-4
+
+
+def test_points_do_not_depend_on_the_latents_of_the_same_seed_and_step():
+    # Normal numbers are made of uniform ones, by Box and Muller: exp(-|pair|^2 / 2) is such a one.
+    count, key = 2000, {"seed": 1, "step": 2}
+    with tf.device("CPU:0"):
+        pairs = latents.sample_latents(count, 2, **key).numpy()
+        plain = tf.random.stateless_uniform((2 * count,), seed=[key["seed"], key["step"]]).numpy()
+        mix = shares(2 * count, **key)
+    uniforms = np.exp(-(pairs**2).sum(axis=1) / 2)
+    assert np.corrcoef(uniforms, plain[::2])[0, 1] > 0.99  # the trap
+    for half in (mix[:count], mix[::2], mix[1::2]):
+        assert abs(np.corrcoef(uniforms, half)[0, 1]) < 4 / math.sqrt(count)
+
+
+@pytest.mark.parametrize("other", [(5, 3), (6, 2), (6, 3, 1), (1, 3)])
+def test_a_penalty_between_batches_of_different_shapes_is_refused(other):
+    with pytest.raises(ValueError, match="same shape"):
+        losses.gradient_penalty(linear, POINTS, np.zeros(other, np.float32), seed=0, step=0)
+
+
+def test_penalties_of_a_keras_model_in_mixed_precision():
+    dense = keras.layers.Dense(1, dtype="mixed_bfloat16")
+    critic = keras.Sequential([keras.Input((3,)), dense])
+    dense.kernel.assign(SLOPE[:, None])  # exact in bfloat16
+    with tf.GradientTape() as tape:
+        penalty = losses.gradient_penalty(critic, POINTS, OTHERS, seed=0, step=0)
+    assert penalty.dtype == tf.float32
+    assert float(penalty) == pytest.approx(4, rel=1e-6)
+    by_kernel = tape.gradient(penalty, critic.trainable_variables)[0]
+    np.testing.assert_allclose(by_kernel, 2 * (3 - 1) * SLOPE[:, None] / 3, rtol=0.02)
+    assert float(losses.r1_penalty(critic, POINTS)) == pytest.approx(4.5, rel=1e-6)
+
+
+# Clipping.
+
+
+def test_clipping_moves_only_what_is_outside():
+    weight, keras_weight = tf.Variable([[-2.0, -0.25], [0.0, 3.0]]), keras.Variable([0.5, 0.501])
+    losses.clip_weights([weight, keras_weight], 0.5)
+    np.testing.assert_array_equal(weight, [[-0.5, -0.25], [0, 0.5]])
+    np.testing.assert_array_equal(keras_weight, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("limit", [0, -0.01, math.nan])
+def test_a_limit_not_above_0_is_refused_before_anything_is_clipped(limit):
+    weight = tf.Variable([2.0])
+    with pytest.raises(ValueError, match="above 0"):
+        losses.clip_weights([weight], limit)
+    assert weight.numpy() == [2]
+
+
+# Feature matching.
+
+
+def test_feature_matching_is_the_distance_of_means():
+    kernel = RANDOM.normal(size=(3, 5)).astype(np.float32)
+    fakes = np.concatenate([OTHERS, POINTS[:3]])
+
+    def features(x):
+        return tf.tanh(x @ kernel)
+
+    means = [np.tanh(x.astype(np.float64) @ kernel).mean(axis=0) for x in (POINTS, fakes)]
+    expected = ((means[0] - means[1]) ** 2).sum()
+    value = losses.feature_matching(features, POINTS, fakes)
+    assert value.shape == () and float(value) == pytest.approx(expected, 1e-5)
+    # Only the means count: the same samples in another order, twice, are the same features.
+    doubled = np.concatenate([POINTS[::-1], POINTS])
+    assert float(losses.feature_matching(features, POINTS, doubled)) < 1e-12 < expected
+
+
+def test_feature_matching_moves_the_generated_mean_to_the_real_one():
+    by_real, by_fake = gradient(
+        functools.partial(losses.feature_matching, tf.identity), POINTS, OTHERS
+    )
+    expected = 2 * (OTHERS.mean(axis=0) - POINTS.mean(axis=0)) / len(OTHERS)
+    np.testing.assert_allclose(by_fake, np.tile(expected, (6, 1)), rtol=1e-4)
+    np.testing.assert_allclose(by_real, -by_fake, rtol=1e-4)
+
+
+def test_feature_maps_in_bfloat16_are_averaged_in_float32():
+    images = RANDOM.uniform(-1, 1, (64, 4, 4, 1)).astype(np.float32)
+    hidden = keras.layers.Conv2D(2, 3, dtype="mixed_bfloat16")
+    real, fake = images[:40], images[40:]
+    value = losses.feature_matching(hidden, real, fake)
+    means = [np.float64(tf.cast(hidden(x), tf.float32)).mean(axis=0) for x in (real, fake)]
+    assert hidden(real).dtype == "bfloat16" and value.dtype == tf.float32
+    assert float(value) == pytest.approx(((means[0] - means[1]) ** 2).sum(), rel=1e-4)
+
+
+def test_feature_matching_of_different_samples_is_refused():
+    with pytest.raises(ValueError, match="differ beyond the batch"):
+        losses.feature_matching(lambda x: x, POINTS, OTHERS[:, :1])
+
+
+# Historical averaging.
+
+PATH = [RANDOM.normal(size=(7, *shape)).astype(np.float32) for shape in ((2, 3), (2,))]
+
+
+def expected_distance(step):
+    """From the plain mean of the weights at steps 0 to `step`, both included, in float64."""
+    paths = [path[: step + 1].astype(np.float64) for path in PATH]
+    return sum(((path[-1] - path.mean(axis=0)) ** 2).sum() for path in paths)
+
+
+def walk(weights, distance, steps):
+    """Put the weights on their path, step by step; returns the distances."""
+    values = []
+    for step in steps:
+        for weight, path in zip(weights, PATH, strict=True):
+            weight.assign(path[step])
+        values.append(float(distance(tf.constant(step, tf.int64))))
+    return values
+
+
+def fresh_weights():
+    return [keras.Variable(tf.ones((2, 3))), tf.Variable(tf.ones((2,)))]
+
+
+def test_historical_averaging_along_a_path_holds_the_mean_constant():
+    weights = fresh_weights()
+    average = losses.HistoricalAverage(weights)
+
+    def distance(step):
+        with tf.GradientTape() as tape:
+            value = average(step)
+        gradients = tape.gradient(value, [weights[0].value, weights[1]])
+        for by_weight, path in zip(gradients, PATH, strict=True):
+            expected = 2 * (path[step] - path[: int(step) + 1].mean(axis=0))
+            np.testing.assert_allclose(by_weight, expected, atol=1e-5)
+        return value
+
+    values = walk(weights, distance, range(7))
+    np.testing.assert_allclose(values, [expected_distance(n) for n in range(7)], rtol=1e-5)
+    assert values[0] == 0 < min(values[1:])
+    for mean, path in zip(average.means, PATH, strict=True):
+        np.testing.assert_allclose(mean, path.mean(axis=0, dtype=np.float64), atol=1e-6)
+    assert not average.trainable_variables and len(average.variables) == 2
+
+
+def test_historical_averaging_resumed_from_a_checkpoint(tmp_path):
+    weights = fresh_weights()
+    average = losses.HistoricalAverage(weights)
+    walk(weights, average, range(3))
+    path = tf.train.Checkpoint(average=average).save(tmp_path / "run")
+    through = walk(weights, average, range(3, 7))
+    np.testing.assert_allclose(through, [expected_distance(n) for n in range(3, 7)], rtol=1e-5)
+
+    weights = fresh_weights()
+    average = losses.HistoricalAverage(weights)
+    tf.train.Checkpoint(average=average).restore(path).assert_consumed()
+    assert walk(weights, average, range(3, 7)) == through
+    forgetful = losses.HistoricalAverage(fresh_weights())
+    assert not np.isclose(walk(forgetful.weights(), forgetful, range(3, 7)), through).any()
+    # The means are saved; the weights belong to their network.
+    saved = [name for name, _ in tf.train.list_variables(path) if "average" in name]
+    assert len(saved) == 2 and all("means" in name for name in saved)
+
+
+def test_historical_averaging_of_a_model_in_mixed_precision():
+    dense = keras.layers.Dense(2, dtype="mixed_bfloat16")
+    model = keras.Sequential([keras.Input((2,)), dense])
+    average = losses.HistoricalAverage(model.trainable_variables)
+    assert float(average(0)) == 0
+    dense.bias.assign([1 / 3, 0])  # the mean is then half of it, in float32
+    assert float(average(1)) == pytest.approx(1 / 36, rel=1e-6)
+
+
+def test_historical_averaging_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="needs variables"):
+        losses.HistoricalAverage(keras.Sequential([keras.layers.Dense(2)]).trainable_variables)
+
+
+# All of them as one program.
+
+
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
+)
+def test_penalties_in_a_compiled_step_are_as_eager_and_traced_once(jit_compile):
+    def start():
+        weight = tf.Variable(np.concatenate([SLOPE[:, None], np.zeros((3, 1), np.float32)], axis=1))
+        return weight, losses.HistoricalAverage([weight])
+
+    def train(weight, average, step):
+        def critic(x, training=True):  # some examples have no slope
+            return tf.reduce_sum(tf.nn.relu(x @ weight), axis=1)
+
+        with tf.GradientTape(persistent=True) as tape:
+            values = [
+                # XLA draws other numbers; between a point and itself they make no difference.
+                losses.gradient_penalty(critic, POINTS, POINTS, seed=1, step=step),
+                losses.r1_penalty(critic, POINTS),
+                losses.feature_matching(critic, POINTS, OTHERS),
+                average(step),
+            ]
+        gradients = [tape.gradient(value, weight) for value in values]
+        weight.assign_sub(0.1 * gradients[0] - 0.1)
+        losses.clip_weights([weight], 1.9)
+        return [*values, *gradients]
+
+    eager, compiled = start(), start()
+    step = tf.function(lambda step: train(*compiled, step), jit_compile=jit_compile)
+    for number in range(3):
+        got, expected = step(tf.constant(number)), train(*eager, tf.constant(number))
+        assert all(np.isfinite(value).all() for value in got)
+        for a, b in zip([*got, compiled[0]], [*expected, eager[0]], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert step.experimental_get_tracing_count() == 1

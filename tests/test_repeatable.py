@@ -24,7 +24,7 @@ import pytest
 import systems
 import tensorflow as tf
 
-from ganutils import data, figures, latents, losses, networks, runtime, training, updates
+from ganutils import data, figures, latents, losses, networks, runtime, steps, training
 
 STEPS = 20
 
@@ -62,7 +62,7 @@ def train_points(seed):
     generator = networks.point_network(2, 2, widths=(8,))
     average, step = runtime.in_float32(generator), tf.Variable(0, dtype=tf.int64)
     optimizers = [keras.optimizers.Adam(1e-2) for _ in range(2)]
-    train_step = updates.make_train_step(
+    train_step = steps.make_train_step(
         discriminator,
         generator,
         d_optimizer=optimizers[0],
@@ -72,7 +72,7 @@ def train_points(seed):
         seed=seed,
     )
     take = training.make_drawn_loop(
-        updates.with_average(train_step, generator, average),
+        steps.with_ema(train_step, generator, average),
         lambda now: data.ring_of_gaussians(16, seed=seed, step=now),
         step=step,
     )

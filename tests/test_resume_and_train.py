@@ -3,339 +3,291 @@
 from ganutils import runtime  # isort: skip  # first: it imports TensorFlow without its messages
 
 import functools
+import itertools
+import math
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import helpers
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import IMAGE_SHAPE, IMAGES, LATENT_DIM, frozen, pair, saved_steps, tiny_run
 from jupyter_client.manager import start_new_kernel
 
-from ganutils import checkpoints, data, losses, networks, penalties, stabilizers, training, updates
+from ganutils import checkpoints, layers, losses, networks, steps
 
-SHAPE, LATENT_DIM = (8, 8, 1), 3
-IMAGES = np.random.default_rng(0).uniform(-1, 1, (40, *SHAPE)).astype(np.float32)
-MAKE_BATCHES = functools.partial(data.batches, IMAGES, 8, seed=0)
-END, EVERY = 11, 4
+assert runtime  # used by being imported
 
-
-class Crash(Exception):
-    """What stands for any error in a reader's program."""
+END, EVERY = 5, 2
 
 
-def mlp():
-    discriminator = networks.mlp_discriminator(SHAPE, widths=(5,))
-    return discriminator, networks.mlp_generator(LATENT_DIM, SHAPE, widths=(6,))
+def go(run, folder, train_step, stop=END, **options):
+    options = {"every": EVERY} | options
+    return checkpoints.resume_and_train(
+        run, folder, train_step, helpers.make_batches, steps=stop, **options
+    )
+
+
+# The end is that of a run never interrupted, whatever there is to remember.
 
 
 def dcgan():
     discriminator = networks.dcgan_discriminator(
-        SHAPE, widths=(2, 3), after_conv=lambda x: keras.layers.Dropout(0.3)(keras.layers.ReLU()(x))
+        IMAGE_SHAPE, widths=(2, 3), after_conv=helpers.leaky_dropout
     )
-    return discriminator, networks.dcgan_generator(LATENT_DIM, SHAPE, widths=(4, 3), scales=(2, 2))
+    generator = networks.dcgan_generator(LATENT_DIM, IMAGE_SHAPE, widths=(4, 3), scales=(1, 2))
+    return discriminator, generator
 
 
 def spectral():
-    critic = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            stabilizers.SpectralNormalization(keras.layers.Dense(5)),
-            keras.layers.LeakyReLU(),
-            stabilizers.MinibatchDiscrimination(2, 2),
-            stabilizers.SpectralNormalization(keras.layers.Dense(1)),
-        ]
-    )
-    return critic, mlp()[1]
+    dense = layers.SpectralNormalization(keras.layers.Dense(5))
+    minibatch = layers.MinibatchDiscrimination(2, 2)
+    last = layers.SpectralNormalization(keras.layers.Dense(1))
+    image, flat = keras.Input(IMAGE_SHAPE), keras.layers.Flatten()
+    return keras.Sequential([image, flat, dense, minibatch, last]), pair()[1]
 
 
 def virtual():
-    reference = stabilizers.WithReference(IMAGES[:4])
-    x = keras.Input(SHAPE)
-    y = stabilizers.VirtualBatchNormalization(4)(keras.layers.Dense(5)(reference(x)))
-    y = keras.layers.Dense(1)(keras.layers.Flatten()(stabilizers.DropReference(4)(y)))
-    return keras.Model(x, y), mlp()[1]
+    image = keras.Input(IMAGE_SHAPE)
+    y = keras.layers.Dense(5)(layers.WithReference(IMAGES[:4])(image))
+    y = layers.DropReference(4)(layers.VirtualBatchNormalization(4)(y))
+    return keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(y))), pair()[1]
 
 
-# Each variant: the networks, and what its step is made of beyond them.
-
-
-def plain(run, **parts):
-    return updates.make_train_step(
-        run.discriminator, run.generator, objective=losses.non_saturating, **parts
-    ), {}
-
-
-def averaged(run, **parts):
-    average = runtime.in_float32(run.generator)
-    train_step = updates.with_average(plain(run, **parts)[0], run.generator, average)
-    return train_step, {"average": average}
-
-
-def historical(run, **parts):
-    means = penalties.HistoricalAverage(run.generator.trainable_variables)
-    train_step = updates.make_regularized_step(
-        run.discriminator,
-        run.generator,
-        objective=losses.least_squares,
-        g_terms=[lambda real, fake, step: means(step)],
-        **parts,
-    )
-    return train_step, {"means": means}
-
-
-def several(run, **parts):
-    def penalty(real, fake, step):
-        return penalties.gradient_penalty(run.discriminator, real, fake, seed=3, step=step)
-
-    train_step = updates.make_regularized_step(
+def played(run, terms, **settings):
+    play = steps.make_gan_play(
         run.discriminator,
         run.generator,
         objective=losses.wasserstein,
-        d_terms=[penalty],
-        d_steps=2,
-        constrain=functools.partial(penalties.clip_weights, limit=0.5),
-        **parts,
+        latent_dim=LATENT_DIM,
+        seed=2,
+        **terms,
     )
-    return train_step, {}
+    optimizers = {"d_optimizer": run.d_optimizer, "g_optimizer": run.g_optimizer}
+    return steps.make_step(play, run.d_variables, run.g_variables, **optimizers, **settings)
+
+
+def historical(seed):
+    run, _ = tiny_run(seed)
+    means = run.also["means"] = losses.HistoricalAverage(run.g_variables)
+    return run, played(run, {"g_terms": [lambda real, fake, step: means(step)]})
+
+
+def several(seed):
+    run, _ = tiny_run(seed)
+
+    def penalty(real, fake, step):
+        return losses.gradient_penalty(run.discriminator, real, fake, seed=3, step=step)
+
+    clip = functools.partial(losses.clip_weights, limit=0.5)
+    return run, played(run, {"d_terms": [penalty]}, d_steps=2, constrain=clip)
 
 
 VARIANTS = {
-    "mlp": (mlp, plain),
-    "dcgan, dropout, average": (dcgan, averaged),
-    "historical averaging": (mlp, historical),
-    "penalty, two updates of D": (mlp, several),
-    "spectral normalization, minibatch discrimination": (spectral, plain),
-    "virtual batch normalization": (virtual, plain),
+    "mlp": tiny_run,
+    "dcgan, dropout, average": functools.partial(tiny_run, make_networks=dcgan, average=True),
+    "historical averaging": historical,
+    "penalty, two updates of D, clipped": several,
+    "spectral norm, minibatch discrimination": functools.partial(tiny_run, make_networks=spectral),
+    "virtual batch norm": functools.partial(tiny_run, make_networks=virtual),
 }
 
 
-def new_run(variant="mlp", *, seed=1, folder):
-    """Everything that a kernel restart loses, built anew."""
-    make_networks, make_step = VARIANTS[variant]
-    keras.utils.set_random_seed(seed)
-    run = SimpleNamespace(step=tf.Variable(0, dtype=tf.int64), history={})
-    run.discriminator, run.generator = make_networks()
-    optimizers = {
-        name: keras.optimizers.Adam(1e-2, beta_1=0.5) for name in ("d_optimizer", "g_optimizer")
-    }
-    run.train_step, more = make_step(run, **optimizers, latent_dim=LATENT_DIM, seed=2)
-    run.checkpoint = checkpoints.make_checkpoint(
-        run.discriminator, run.generator, **optimizers, step=run.step, history=run.history, **more
-    )
-    owners = [run.discriminator, run.generator, *optimizers.values(), *more.values()]
-    run.variables = [v for owner in owners for v in owner.variables] + [run.step]
-    run.manager = tf.train.CheckpointManager(run.checkpoint, str(folder), max_to_keep=3)
-    return run
-
-
-def go(run, steps=END, *, train_step=None, **options):
-    return checkpoints.resume_and_train(
-        train_step or run.train_step,
-        MAKE_BATCHES,
-        manager=run.manager,
-        steps=steps,
-        **{"every": EVERY} | options,
-    )
-
-
-def frozen(run):
-    """A run's numbers as bytes, and its history."""
-    numbers = [v.numpy() for v in run.variables]
-    return [(v.dtype, v.shape, v.tobytes()) for v in numbers], {
-        name: list(values) for name, values in run.history.items()
-    }
-
-
-def saved_steps(run):
-    return [int(path.rpartition("-")[2]) for path in run.manager.checkpoints]
-
-
-def crash_at(number):
-    def callback(progress):
-        if progress.step >= number:
-            raise Crash
-
-    return callback
-
-
-def press_at(number, train_step):
-    """A step during which somebody presses Ctrl-C."""
-
-    def press(step):
-        if int(step) + 1 == number:
-            signal.raise_signal(signal.SIGINT)
-        return step
-
-    def pressed_step(real, step):
-        return train_step(real, tf.ensure_shape(tf.py_function(press, [step], step.dtype), ()))
-
-    return pressed_step
-
-
-# The end is that of a run never interrupted.
+def repeated_batches(start):
+    return (helpers.real_batch(number) for number in itertools.count(start))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_same_line_after_a_crash_ends_at_the_same_bits(variant, tmp_path):
-    whole = new_run(variant, folder=tmp_path / "whole")
-    go(whole)
-    crashed = new_run(variant, folder=tmp_path / "crashed")
-    with pytest.raises(Crash):
-        go(crashed, callbacks=[crash_at(2 * EVERY)])
-    resumed = new_run(variant, seed=99, folder=tmp_path / "crashed")  # after a kernel restart
-    assert frozen(resumed) != frozen(crashed)
-    history = go(resumed)
-    assert history is resumed.history and {len(x) for x in history.values()} == {END}
+def test_the_same_line_in_another_program_ends_at_the_same_bits(variant, tmp_path):
+    """Two of three saves are lost, as in a power cut, and all that was in memory."""
+    line = functools.partial(checkpoints.resume_and_train, steps=3, every=1)
+    whole, train_step = VARIANTS[variant](1)
+
+    def power_cut(progress):
+        if progress.step == 2:  # which is not saved yet
+            shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+
+    with helpers.eagerly():
+        line(whole, tmp_path / "whole", train_step, repeated_batches, callbacks=[power_cut])
+        assert saved_steps(tmp_path / "cut") == [1]
+        resumed, train_step = VARIANTS[variant](99)  # other weights: none of them may survive
+        assert line(resumed, tmp_path / "cut", train_step, repeated_batches) is resumed
     assert frozen(resumed) == frozen(whole)
-    assert saved_steps(resumed) == [4, 8, 11]
+    assert {len(values) for values in resumed.history.values()} == {3} == {int(resumed.step)}
+    assert saved_steps(tmp_path / "cut") == [1, 2, 3]
 
 
-def test_losing_one_variable_would_be_seen(tmp_path):
-    whole = new_run("dcgan, dropout, average", folder=tmp_path / "whole")
-    go(whole)
-    for name in ("average", "d_optimizer"):
-        resumed = new_run("dcgan, dropout, average", folder=tmp_path / name)
-        go(resumed, EVERY)
-        getattr(resumed.checkpoint, name).variables[-1].assign_add(
-            tf.ones_like(getattr(resumed.checkpoint, name).variables[-1])
-        )
-        resumed.manager.save(checkpoint_number=EVERY)
-        go(resumed)
-        assert frozen(resumed) != frozen(whole), name
+# From here on: dropout in D and batch normalization in G, and all is traced.
 
 
-def test_several_steps_a_call_end_at_the_same_bits(tmp_path):
-    whole, parts = (new_run(folder=tmp_path / name) for name in "ab")
-    go(whole, per_call=3)
-    go(parts, 7, per_call=2)
-    go(parts, per_call=4)
-    assert frozen(parts) == frozen(whole)
+def new_run(seed=1):
+    return tiny_run(seed, helpers.dropout_pair)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nothing interrupts, frozen at each save."""
+    (run, train_step), states = new_run(), {}
+    folder = tmp_path_factory.mktemp("whole")
+    go(run, folder, train_step, callbacks=[lambda p: states.update({p.step: frozen(run)})])
+    assert len({str(numbers) for numbers, _ in states.values()}) == 3  # they are told apart
+    return states
+
+
+def test_several_steps_a_call_end_at_the_same_bits(whole, tmp_path):
+    run, train_step = new_run()
+    for stop in (3, END):
+        go(run, tmp_path, train_step, stop, per_call=2)
+    assert frozen(run) == whole[END]
+    assert train_step.experimental_get_tracing_count() == 1
 
 
 def test_a_finished_run_is_left_alone_and_its_file_too(tmp_path):
-    run = new_run(folder=tmp_path)
-    go(run)
-    before, seen = frozen(run), []
+    (run, train_step), seen = new_run(), []
+    helpers.fill(run, 7)
+    helpers.save(run, tmp_path)
+    before = frozen(run)
     times = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    go(run, callbacks=[lambda progress: seen.append(progress.step)])
-    assert frozen(run) == before and seen == [END]
+    go(run, tmp_path, train_step, 7, callbacks=[lambda progress: seen.append(progress.step)])
+    assert frozen(run) == before and seen == [7]
     assert times == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-
-
-def test_what_callbacks_write_into_the_history_is_saved_with_the_step(tmp_path):
-    def note(progress):
-        progress.history.setdefault("noted", []).append(progress.step)
-
-    whole, run = (new_run(folder=tmp_path / name) for name in "ab")
-    go(whole, callbacks=[note])
-    with pytest.raises(Crash):
-        go(run, callbacks=[note, crash_at(2 * EVERY)])
-    again = new_run(seed=99, folder=tmp_path / "b")
-    go(again, callbacks=[note])
-    assert again.history["noted"] == [4, 8, 11] and frozen(again) == frozen(whole)
-
-
-def test_a_folder_that_is_further_than_the_end_is_refused(tmp_path):
-    go(new_run(folder=tmp_path))
-    with pytest.raises(ValueError, match="step 11 must be at most steps=7"):
-        go(new_run(folder=tmp_path), 7)
+    with pytest.raises(ValueError, match="step 7 must be at most steps=5"):
+        go(run, tmp_path, train_step)
 
 
 # Interrupted.
 
 
-@pytest.mark.parametrize("number", [1, 4, 6, 11])
-def test_ctrl_c_ends_after_the_step_saves_and_the_same_line_goes_on(number, tmp_path, capsys):
-    whole, run = (new_run(folder=tmp_path / name) for name in "ab")
-    go(whole)
-    history = go(run, train_step=press_at(number, run.train_step))
-    assert {len(values) for values in history.values()} == {number} == {int(run.step)}
-    assert saved_steps(run)[-1] == number
-    assert "go on" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    go(run)
-    assert frozen(run) == frozen(whole)
+def test_what_callbacks_write_into_the_history_is_saved_with_the_step(whole, tmp_path):
+    """And a callback may fail."""
+
+    def note(progress):
+        progress.history.setdefault("noted", []).append(progress.step)
+
+    def fail(progress):
+        if progress.step >= 2 * EVERY:
+            raise ArithmeticError("of a reader's")
+
+    run, train_step = new_run()
+    with pytest.raises(ArithmeticError):
+        go(run, tmp_path, train_step, callbacks=[note, fail])
+    go(run, tmp_path, train_step, callbacks=[note])
+    assert run.history.pop("noted") == [2, 4, 5]
+    assert frozen(run) == whole[END]
 
 
-def test_ctrl_c_in_another_process(tmp_path):
-    """A real signal from outside, at a moment nobody chose."""
-    program = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "import test_resume_and_train as t\n"
-        "run = t.new_run(folder=sys.argv[2])\n"
-        "def slow(progress):\n"
-        "    print('at', progress.step, flush=True)\n"
-        "    time.sleep(0.05)\n"
-        "t.go(run, 10_000, callbacks=[slow], every=1)\n"
-        "print('ended', int(run.step), len(run.history['d_loss']), t.saved_steps(run)[-1])\n"
+def test_ctrl_c_ends_after_the_step_saves_and_the_same_line_goes_on(whole, tmp_path, capsys):
+    """Before the first save, and at one; nothing is traced a second time."""
+    (run, train_step), traced = new_run(), []
+
+    def press(step):
+        if int(step) + 1 in (1, 4):
+            signal.raise_signal(signal.SIGINT)
+        return step
+
+    def pressed_step(real, step):
+        traced.append(step)
+        return train_step(real, tf.ensure_shape(tf.py_function(press, [step], step.dtype), ()))
+
+    for number in (1, 4):
+        go(run, tmp_path, pressed_step)
+        assert {len(values) for values in run.history.values()} == {number} == {int(run.step)}
+        assert saved_steps(tmp_path)[-1] == number
+        assert "go on" in capsys.readouterr().out
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    go(run, tmp_path, pressed_step)
+    assert frozen(run) == whole[END]
+    assert len(traced) == 1
+
+
+def test_after_a_save_that_failed_the_run_goes_on_from_memory(whole, tmp_path):
+    """A folder lies where a file should be; whatever a disk may do is in test_disk.py."""
+    (run, train_step), starts = new_run(), []
+
+    def noted(start):
+        starts.append(start)
+        return helpers.make_batches(start)
+
+    line = functools.partial(
+        checkpoints.resume_and_train, run, tmp_path, train_step, noted, steps=END, every=EVERY
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for line in child.stdout:
-        if line == "at 3\n":
-            os.kill(child.pid, signal.SIGINT)
-            break
-    rest = child.stdout.read().split()
-    child.stdout.close()
-    assert child.wait() == 0
-    step, losses_, newest = map(int, rest[-3:])
-    assert step == losses_ == newest >= 3
-
-    whole, resumed = new_run(folder=tmp_path / "whole"), new_run(seed=99, folder=tmp_path)
-    go(whole, step + 5)
-    go(resumed, step + 5)
-    assert frozen(resumed) == frozen(whole)
+    (tmp_path / "ckpt-4.data-00000-of-00001").mkdir()
+    with pytest.raises(OSError, match="Step 4 could not be saved.*in memory"):
+        line()
+    assert run.unsaved == 4 and saved_steps(tmp_path) == [2]
+    assert frozen(run) == whole[4]
+    line()
+    assert run.unsaved is None and saved_steps(tmp_path) == [2, 4, 5]
+    assert frozen(run) == whole[END] and starts == [0, 4]
 
 
 # Diverged.
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("who", ["discriminator", "generator"])
-def test_a_bad_weight_stops_the_run_at_its_step_and_is_not_saved(who, value, tmp_path):
-    good, bad = (new_run(folder=tmp_path / name) for name in "ab")
-    go(good, 4)
-    bad_weight = getattr(bad, who).weights[-1]
+@pytest.mark.parametrize("name", ["d_weights", "g_weights", "moving_variance"])
+def test_what_diverges_stops_the_run_at_its_step_and_is_not_saved(name, whole, tmp_path):
+    """A weight of either player, or batch normalization's statistics, which no step reads."""
+    (run, train_step), bad_step = new_run(), tf.Variable(2, dtype=tf.int64)
+    value = math.inf if name == "g_weights" else math.nan
+    weight = {
+        "d_weights": run.d_variables[-1],
+        "g_weights": run.g_variables[-1],
+        "moving_variance": run.generator.weights[-3],
+    }[name]
+    assert ("moving_variance" in weight.path) == (name == "moving_variance")
 
-    def breaks_at_6(real, step):
-        values = bad.train_step(real, step)
-        share = tf.where(step == 5, tf.constant(value, tf.float32), 0.0)
-        bad_weight.assign_add(tf.fill(bad_weight.shape, share))
+    def breaking_step(real, step):
+        values = train_step(real, step)
+        bad = tf.where(step == bad_step, tf.constant(value, tf.float32), 0.0)
+        weight.assign_add(tf.fill(weight.shape, bad))
         return values
 
-    with pytest.raises(FloatingPointError, match=f"step 6: .*{who[0]}_weights"):
-        go(bad, train_step=breaks_at_6)
-    assert saved_steps(bad) == [4]
-    assert int(bad.step) == 5 == len(bad.history["d_loss"])
-    again = new_run(seed=99, folder=tmp_path / "b")
-    assert checkpoints.resume(again.manager) == 4 and frozen(again) == frozen(good)
-    go(good)
-    go(bad)  # the same objects, bad weights and all
-    assert frozen(bad) == frozen(good)
+    told = name if name == "d_weights" else "g_weights"
+    with pytest.raises(FloatingPointError, match=f"step 3: .*{told}"):
+        go(run, tmp_path, breaking_step)
+    assert saved_steps(tmp_path) == [2] and int(run.step) == 2
+    assert run.history == whole[2][1] and frozen(run)[0] != whole[2][0]
+    bad_step.assign(-1)
+    go(run, tmp_path, breaking_step)  # the same objects, bad weights and all
+    assert frozen(run) == whole[END]
 
 
-def test_the_norms_are_those_of_the_weights_and_change_no_step(tmp_path):
-    watched, bare = (new_run("dcgan, dropout, average", folder=tmp_path / name) for name in "ab")
-    go(watched, 5)
-    training.train(
-        bare.train_step, MAKE_BATCHES, steps=5, step=bare.step, history=bare.history, every=5
+# In other processes.
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_another_process(tmp_path):
+    """A real signal from outside, at a moment nobody chose."""
+    program = (
+        "import sys, time, test_resume_and_train as t\n"
+        "run, train_step = t.new_run()\n"
+        "def slow(progress):\n"
+        "    print('at', progress.step, flush=True)\n"
+        "    time.sleep(0.05)\n"
+        "t.go(run, sys.argv[1], train_step, 10_000, callbacks=[slow], every=1)\n"
+        "print('ended', int(run.step), len(run.history['d_loss']))\n"
     )
-    assert frozen(watched)[0] == frozen(bare)[0]
-    for name, model in (("d_weights", watched.discriminator), ("g_weights", watched.generator)):
-        squares = [float((w.numpy().astype(np.float64) ** 2).sum()) for w in model.weights]
-        assert watched.history.pop(name)[-1] == pytest.approx(sum(squares) ** 0.5, rel=1e-6)
-    assert watched.history == bare.history
+    child = helpers.start_python(program, tmp_path)
+    for line in child.stdout:
+        if line == "at 3\n":
+            os.kill(child.pid, signal.SIGINT)
+            break
+    output, errors = child.communicate()
+    assert child.returncode == 0, errors
+    step, values = map(int, output.split()[-2:])
+    assert step == values == saved_steps(tmp_path)[-1] >= 3
+
+    ends = []
+    for seed, folder in ((1, tmp_path / "whole"), (99, tmp_path)):
+        run, train_step = new_run(seed)
+        ends.append(frozen(go(run, folder, train_step, step + 5)))
+    assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 def test_the_stop_button_of_a_notebook(tmp_path):
     """A kernel that is interrupted as by the button: the cell ends well, and the next one runs."""
     manager, client = start_new_kernel()
@@ -350,9 +302,10 @@ def test_the_stop_button_of_a_notebook(tmp_path):
     cells = [
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_resume_and_train as t\n"
-        f"run = t.new_run(folder={str(tmp_path)!r})",
-        "t.go(run, 10_000, callbacks=[lambda p: print('at', p.step, flush=True)], every=1);",
-        "print('stands at', int(run.step), len(run.history['d_loss']), t.saved_steps(run)[-1])",
+        f"folder, (run, train_step) = {str(tmp_path)!r}, t.new_run()",
+        "report = lambda progress: print('at', progress.step, flush=True)\n"
+        "t.go(run, folder, train_step, 10_000, callbacks=[report], every=1);",
+        "print('stands at', int(run.step), len(run.history['d_loss']))",
     ]
     try:
         replies = [client.execute_interactive(c, output_hook=show, timeout=120) for c in cells]
@@ -362,5 +315,5 @@ def test_the_stop_button_of_a_notebook(tmp_path):
     assert [reply["content"]["status"] for reply in replies] == ["ok"] * 3
     text = "".join(printed)
     assert text.count("Run the same once more") == 1
-    step, values, newest = map(int, text.rpartition("stands at")[2].split())
-    assert 3 <= step == values == newest < 10_000
+    step, values = map(int, text.rpartition("stands at")[2].split())
+    assert 3 <= step == values == saved_steps(tmp_path)[-1] < 10_000

@@ -5,9 +5,11 @@
 Each way trains the course's DCGAN for --steps steps of 64 images on the training set and draws
 20,000 digits, 2,000 of each class, from the averaged generator. Measured are
 
-- obedience: the share of them that a classifier of real images reads as asked, also by class;
-- distances: within each class, the Frechet distance of 1,000 of them to the real test images;
-- student: accuracy on the real test set of a classifier that was trained on them alone.
+- obedience: label accuracy, the share of them that a classifier of real images reads as asked, also
+  by class;
+- distances: within each class, the Fréchet distance of 1,000 of them to the real test images;
+- student: GAN-train (Shmelkov et al. 2018, arXiv 1807.09499), the accuracy on the real test set of
+  a classifier that was trained on them alone.
 
 The row "real" has the same numbers for 20,000 real training images, but for its obedience, which
 is the classifier's own accuracy on the test set: it was trained on the training images.
@@ -21,24 +23,25 @@ from functools import partial
 from typing import NamedTuple
 from unittest import mock
 
-import seeds  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
+import course
 import keras
 import numpy as np
-import tensorflow as tf
 
-from ganutils import classifier, conditional, data, losses, networks, runtime
+from ganutils import classifier, data, losses, networks, runtime
+from ganutils.families import conditional
+from ganutils.metrics import intra_class_frechet, label_accuracy
 from ganutils.training import train
-from ganutils.updates import with_average
 
-CLASSES, LATENT_DIM, BATCH, RATE = 10, 64, 64, 1e-3
+CLASSES, LATENT_DIM, BATCH = 10, 64, 64
 SAMPLE_SEED = 1000  # added to a run's seed
 
 
 class Sizes(NamedTuple):
-    """How much is measured. drawn: samples a class for the student; compared: those of a class
-    whose distance is measured; split: of the real images that are their reference; judge_steps,
+    """How much is measured. drawn: samples a class for GAN-train; compared: those of a class whose
+    distance is measured; split: of the real images that are their reference; judge_steps,
     student_steps: of the two classifiers."""
 
     drawn: int = 2000
@@ -49,7 +52,7 @@ class Sizes(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How D learns of the label. build: function of an image's shape; ask: as for the step."""
+    """How D learns of the label. build: function of an image's shape; ask: as for the play."""
 
     title: str
     build: Callable
@@ -76,36 +79,24 @@ WAYS = {
 }
 
 
-def adam():
-    return keras.optimizers.Adam(RATE, beta_1=0.5, beta_2=0.99)
-
-
 def train_generator(way, images, labels, *, seed, steps):
     """Train one way from nothing; the averaged generator, in float32."""
     keras.utils.set_random_seed(seed)
-    shape = images.shape[1:]
-    discriminator = way.build(shape)
-    generator = networks.dcgan_generator(LATENT_DIM + CLASSES, shape)
-    average = runtime.in_float32(generator)
-    train_step = conditional.make_conditional_step(
+    discriminator = way.build(images.shape[1:])
+    generator = networks.dcgan_generator(LATENT_DIM + CLASSES, images.shape[1:])
+    run = course.averaged_run(discriminator, generator)
+    play = conditional.make_conditional_play(
         discriminator,
         generator,
         ask=way.ask,
-        d_optimizer=adam(),
-        g_optimizer=adam(),
         objective=losses.non_saturating,
         classes=CLASSES,
         latent_dim=LATENT_DIM,
         seed=seed,
     )
-    train(
-        with_average(train_step, generator, average),
-        partial(data.labeled_batches, images, labels, BATCH, classes=CLASSES, seed=seed),
-        steps=steps,
-        step=tf.Variable(0, dtype=tf.int64),
-        history={},
-    )
-    return average
+    batches = partial(data.batches, (images, labels), BATCH, seed=seed)
+    train(run, course.averaged_step(run, play), batches, steps=steps)
+    return run.average
 
 
 def real_of_each_class(images, labels, count, seed):
@@ -140,28 +131,32 @@ def measure(variant, *, seed, steps, source, sizes=None):
         drawn = draw(asked, seed=seed + SAMPLE_SEED)
         # Each digit from the same ten latents.
         rows = [draw([digit] * 10, seed=seed + SAMPLE_SEED) for digit in range(CLASSES)]
-        pictures["grid"] = seeds.as_bytes(np.concatenate(rows))
+        pictures["grid"] = record.as_bytes(np.concatenate(rows))
     trained = time.perf_counter()
     features, probabilities = classifier.classify(judge, drawn)
     part = np.arange(len(asked)) % sizes.drawn < sizes.compared  # the first ones of each class
-    distances = conditional.class_distances(
+    distances = intra_class_frechet(
         (test_features, test_labels), (features[part], asked[part]), classes=CLASSES
     )
-    judged = (test_probabilities, test_labels) if variant == "real" else (probabilities, asked)
+    if variant == "real":
+        probabilities, asked_for = test_probabilities, test_labels
+    else:
+        asked_for = asked
     student = train_student(drawn, asked, steps=sizes.student_steps, seed=seed)
+    by_class = [
+        label_accuracy(probabilities[asked_for == c], asked_for[asked_for == c])
+        for c in range(CLASSES)
+    ]
     row = {
-        "obedience": conditional.obedience(*judged),
-        "by_class": [
-            conditional.obedience(judged[0][judged[1] == c], judged[1][judged[1] == c])
-            for c in range(CLASSES)
-        ],
+        "obedience": label_accuracy(probabilities, asked_for),
+        "by_class": by_class,
         "distance": float(distances.mean()),
         "distances": distances.tolist(),
-        "student": conditional.obedience(classifier.classify(student, test)[1], test_labels),
+        "student": label_accuracy(classifier.classify(student, test)[1], test_labels),
         "training_seconds": trained - began,
     }
     return row, pictures
 
 
 if __name__ == "__main__":
-    seeds.main(measure, [*WAYS, "real"], script=__file__, doc=__doc__, steps=2000)
+    record.over_seeds(measure, [*WAYS, "real"], script=__file__, doc=__doc__, steps=2000)

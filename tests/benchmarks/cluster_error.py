@@ -1,6 +1,6 @@
 """How well do the clusters of an adversarial autoencoder match the digits? Over seeds, two sizes.
 
-python tests/benchmarks/cluster_error.py
+    python tests/benchmarks/cluster_error.py
 
 An encoder of two heads, a style and a cluster, learns without labels (Makhzani et al. 2016, arXiv
 1511.05644, section 6), from images of half the side, which take half the time. Afterwards the last
@@ -9,24 +9,26 @@ the one image that is surest to be in it, as in the paper, or after the label th
 images have. The error is that on the test images.
 """
 
-from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
-
-# isort: split
 import time
 from functools import partial
 
+import record  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
 import keras
 import numpy as np
-import seeds
 import systems
 import tensorflow as tf
 
-from ganutils import autoencoders, data, losses, networks
+from ganutils import data, losses, networks, runtime
+from ganutils.families import aae
 from ganutils.latents import join_classes
-from ganutils.training import train
+from ganutils.metrics import cluster_error, majority_labels, surest_labels
+from ganutils.steps import make_step
+from ganutils.training import Run, train
 
 VARIANTS = ("16", "30")  # clusters
-STYLE, BATCH, PULL = 10, 100, 0.02
+STYLE, BATCH, WEIGHT = 10, 100, 0.02
 D_RATE, G_RATE = 3e-4, 1e-3  # slow judges, so that choices are not made too early
 NAMING = 10_000  # training images, at most, that name the clusters
 PARTS, SHOWN = 5, 12  # measurements along a run; test images of each cluster drawn
@@ -43,28 +45,26 @@ def build(shape, classes, seed):
     network = networks.dcgan_discriminator(
         shape, widths=(32, 64), kernel_size=3, after_conv=systems.fused_bn_leaky_02
     )
-    encoder = autoencoders.clustering_encoder(network, STYLE, classes)
+    encoder = aae.clustering_encoder(network, STYLE, classes)
     decoder = networks.dcgan_generator(STYLE + classes, shape, widths=(64, 32), scales=(2, 1))
-    style = autoencoders.gaussian_prior(STYLE, seed=seed)
-    cluster = autoencoders.class_prior(classes, seed=seed)
-    judges = [autoencoders.latent_discriminator(size) for size in (STYLE, classes)]
-    return encoder, decoder, list(zip((style, cluster), judges, strict=True))
+    style = aae.gaussian_prior(STYLE, seed=seed), aae.latent_discriminator(STYLE)
+    cluster = aae.class_prior(classes, seed=seed), aae.latent_discriminator(classes)
+    return encoder, decoder, [style, cluster]
 
 
 def shares_of(encoder, images):
-    """Shares of clusters for many images, float32 (count, clusters)."""
-    parts = (images[start : start + 500] for start in range(0, len(images), 500))
-    return np.concatenate([encoder(part, training=False)[1].numpy() for part in parts])
+    """Shares of clusters, float32 (count, clusters)."""
+    return encoder.predict(images, batch_size=500, verbose=0)[1]
 
 
 def judge(encoder, naming, test):
     """Test errors in percent, by both ways of naming clusters. naming, test: images, labels."""
     known, shares = (shares_of(encoder, images) for images, _ in (naming, test))
-    surest = autoencoders.surest_labels(known, naming[1])
-    majority = autoencoders.majority_labels(known, naming[1])
+    surest = surest_labels(known, naming[1])
+    majority = majority_labels(known, naming[1])
     return {
-        "error": 100 * autoencoders.cluster_error(shares, test[1], surest),
-        "majority_error": 100 * autoencoders.cluster_error(shares, test[1], majority),
+        "error": 100 * cluster_error(shares, test[1], surest),
+        "majority_error": 100 * cluster_error(shares, test[1], majority),
         "mean_share": float(shares.max(axis=1).mean()),  # 1 where every choice is sure
         "digits": len(set(surest.tolist())),
     }
@@ -79,41 +79,35 @@ def draw(encoder, decoder, images, classes):
         found = images[chosen == cluster][:SHOWN]
         members[cluster, : len(found)] = found
     members = members.reshape(-1, *images.shape[1:])
-    return {"heads": seeds.as_bytes(heads.numpy()), "members": seeds.as_bytes(members)}
+    return {"heads": record.as_bytes(heads.numpy()), "members": record.as_bytes(members)}
 
 
 def measure(variant, *, seed, steps, source):
     """Train one encoder with int(variant) clusters and measure its error along the way."""
     runtime.fast_precision()
-    (images, labels), test = (halved(source, split) for split in ("train", "test"))
+    images, labels = halved(source, "train")
+    test = halved(source, "test")
     split = len(images) - min(NAMING, len(images) // 5)
-    encoder, decoder, parts = build(images.shape[1:], classes := int(variant), seed)
+    classes = int(variant)
+    encoder, decoder, parts = build(images.shape[1:], classes, seed)
     adam = partial(keras.optimizers.Adam, beta_1=0.5, beta_2=0.99)
-    train_step = autoencoders.make_autoencoder_step(
-        encoder,
-        decoder,
-        parts,
-        d_optimizer=adam(D_RATE),
-        g_optimizer=adam(G_RATE),
-        objective=losses.non_saturating,
-        pull=PULL,
+    optimizers = {"d_optimizer": adam(D_RATE), "g_optimizer": adam(G_RATE)}
+    run = Run([discriminator for _, discriminator in parts], [encoder, decoder], **optimizers)
+    play = aae.make_aae_play(
+        encoder, decoder, parts, objective=losses.non_saturating, adversarial_weight=WEIGHT
     )
-    step, history, along, began = tf.Variable(0, dtype=tf.int64), {}, [], time.perf_counter()
+    train_step = make_step(play, run.d_variables, run.g_variables, **optimizers)
+    batches = partial(data.batches, images[:split], BATCH, seed=seed)
+    along, began = [], time.perf_counter()
     for part in range(1, PARTS + 1):
-        train(
-            train_step,
-            partial(data.batches, images[:split], BATCH, seed=seed),
-            steps=steps * part // PARTS,
-            step=step,
-            history=history,
-        )
+        train(run, train_step, batches, steps=steps * part // PARTS)
         along.append(judge(encoder, (images[split:], labels[split:]), test))
     row = {"clusters": classes, "seconds": time.perf_counter() - began, **along[-1]}
-    row["reconstruction"] = float(np.mean(history["reconstruction"][-50:]))
+    row["reconstruction"] = float(np.mean(run.history["reconstruction"][-50:]))
     row["error_along"] = [values["error"] for values in along]
     row["majority_error_along"] = [values["majority_error"] for values in along]
     return row, draw(encoder, decoder, test[0], classes)
 
 
 if __name__ == "__main__":
-    seeds.main(measure, VARIANTS, script=__file__, doc=__doc__, steps=2000)
+    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=2000)

@@ -15,77 +15,54 @@ the way, the table of classes against codes, and how slant and stroke width foll
 
 import time
 from functools import partial
-from typing import NamedTuple
 
-import seeds  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
-import keras
+import course
 import numpy as np
 import tensorflow as tf
+from sklearn.metrics import confusion_matrix
 
-from ganutils import classifier, codes, data, losses, networks, runtime, strokes
+from ganutils import classifier, data, losses, networks, runtime, stroke_attributes
+from ganutils.families import infogan
 from ganutils.latents import sample_latents
+from ganutils.metrics import match_codes
 from ganutils.training import train
-from ganutils.updates import with_average
 
 CLASSES, CONTINUOUS, LATENT_DIM, BATCH, SIGMA = 10, 2, 62, 64, 0.3
-RATE, WIDTH = 1e-3, 256  # width of the hidden dense layers
+WIDTH = 256  # of the hidden dense layers
 WEIGHTS = (1.0, 0.1)  # of the categorical and of the continuous bound
-VARIANTS = ("plain",)
 PARTS = 8  # of a run; errors are measured after each, on FEW images
 FEW = 1000
 SAMPLES, CHUNK = 10_000, 500
-SIZES = {"classes": CLASSES, "continuous": CONTINUOUS}
 
 
-class Players(NamedTuple):
-    """The networks of a run: D with Q's heads, G, and the average of G in float32."""
-
-    discriminator: keras.Model
-    generator: keras.Model
-    average: keras.Model
-
-
-def make_players(shape):
+def make_run(shape):
+    """A run of D with Q's heads and G."""
     trunk = networks.dcgan_discriminator(shape)
-    discriminator = codes.info_discriminator(trunk, width=WIDTH, **SIZES)
+    sizes = {"width": WIDTH, "classes": CLASSES, "continuous": CONTINUOUS}
+    discriminator = infogan.infogan_discriminator(trunk, **sizes)
     generator = networks.dcgan_generator(
-        LATENT_DIM + CLASSES + CONTINUOUS, shape, after_dense=partial(codes.start_deep, width=WIDTH)
+        LATENT_DIM + CLASSES + CONTINUOUS,
+        shape,
+        after_dense=partial(infogan.start_deep, width=WIDTH),
     )
-    return Players(discriminator, generator, runtime.in_float32(generator))
-
-
-def make_step(players, *, seed):
-    """The training step, averaging included."""
-    adam = partial(keras.optimizers.Adam, RATE, beta_1=0.5, beta_2=0.99)
-    train_step = codes.make_info_step(
-        players.discriminator,
-        players.generator,
-        d_optimizer=adam(),
-        g_optimizer=adam(),
-        objective=losses.non_saturating,
-        weights=WEIGHTS,
-        latent_dim=LATENT_DIM,
-        sigma=SIGMA,
-        seed=seed,
-    )
-    return with_average(train_step, players.generator, players.average)
+    return course.averaged_run(discriminator, generator)
 
 
 def draw_samples(average, count, *, seed):
     """Samples, and the categories and values that they were made from."""
     z = sample_latents(count, LATENT_DIM, seed=seed, step=0)
-    labels, values = codes.sample_codes(count, CLASSES, CONTINUOUS, seed=seed, step=0)
-    inputs = codes.join_codes(z, labels, values, CLASSES)
-    parts = [average(inputs[i : i + CHUNK], training=False) for i in range(0, count, CHUNK)]
-    return np.concatenate(parts), labels.numpy(), values.numpy()
+    labels, values = infogan.sample_codes(count, CLASSES, CONTINUOUS, seed=seed, step=0)
+    inputs = infogan.join_codes(z, labels, values, CLASSES)
+    samples = average.predict(inputs, batch_size=CHUNK, verbose=0)
+    return samples, labels.numpy(), values.numpy()
 
 
 def read_codes(discriminator, images):
     """The category that Q reads off each image, integers (count,)."""
-    parts = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
-    return np.concatenate([np.argmax(discriminator(x, training=False)[1], axis=1) for x in parts])
+    return discriminator.predict(images, batch_size=CHUNK, verbose=0)[1].argmax(axis=1)
 
 
 def errors(average, judge, found, labels, count, *, seed):
@@ -93,14 +70,14 @@ def errors(average, judge, found, labels, count, *, seed):
     samples, asked, _ = draw_samples(average, count, seed=seed + 1000)
     read = classifier.classify(judge, samples)[1].argmax(axis=1)
     return {
-        "sample_error": codes.match_codes(asked, read, CLASSES)[1],
-        "test_error": codes.match_codes(found, labels, CLASSES)[1],
+        "sample_error": match_codes(asked, read, CLASSES)[1],
+        "test_error": match_codes(found, labels, CLASSES)[1],
     }
 
 
 def effects(samples, values):
     """Correlation of slant and stroke width with each continuous code, a list for each ruler."""
-    rulers = {"slant": strokes.stroke_slant, "width": strokes.stroke_width}
+    rulers = {"slant": stroke_attributes.stroke_slant, "width": stroke_attributes.stroke_width}
     return {
         name: [float(np.corrcoef(ruler(samples), value)[0, 1]) for value in values.T]
         for name, ruler in rulers.items()
@@ -112,55 +89,56 @@ def drawings(average, matched):
     z = sample_latents(CLASSES, LATENT_DIM, seed=77, step=0)
     labels = np.repeat(np.argsort(matched), CLASSES)
     values = tf.zeros((len(labels), CONTINUOUS))
-    inputs = codes.join_codes(tf.tile(z, (CLASSES, 1)), labels, values, CLASSES)
-    return {"category": seeds.as_bytes(average(inputs, training=False).numpy())}
+    inputs = infogan.join_codes(tf.tile(z, (CLASSES, 1)), labels, values, CLASSES)
+    return {"category": record.as_bytes(average(inputs, training=False).numpy())}
 
 
 def measure(variant, *, seed, steps, source):
-    """One row, and its pictures, as `seeds.main` asks for."""
+    """One row, and its pictures."""
     images, labels, _ = data.load_images(source)
-    test = data.load_images(source, split="test")[:2]
-    few = test[0][: 2 * FEW], test[1][: 2 * FEW]
+    test, test_labels, _ = data.load_images(source, split="test")
+    few, few_labels = test[: 2 * FEW], test_labels[: 2 * FEW]
     judge = classifier.digit_classifier(images, labels)
     runtime.fast_precision()
-    players, began = make_players(images.shape[1:]), time.perf_counter()
-    train_step, along, history = make_step(players, seed=seed), [], {}
+    run, began, along = make_run(images.shape[1:]), time.perf_counter(), []
+    play = infogan.make_infogan_play(
+        run.discriminator,
+        run.generator,
+        objective=losses.non_saturating,
+        latent_dim=LATENT_DIM,
+        sigma=SIGMA,
+        seed=seed,
+        weights=WEIGHTS,
+    )
 
     def note(progress):
-        found = read_codes(players.discriminator, few[0])
-        point = errors(players.average, judge, found, few[1], FEW, seed=seed)
+        found = read_codes(run.discriminator, few)
+        point = errors(run.average, judge, found, few_labels, FEW, seed=seed)
         along.append({"step": progress.step} | point)
         print(variant, seed, along[-1], flush=True)
 
-    train(
-        train_step,
-        partial(data.batches, images, BATCH, seed=seed),
-        steps=steps,
-        step=tf.Variable(0, dtype=tf.int64),
-        history=history,
-        callbacks=[note],
-        every=max(steps // PARTS, 1),
-    )
+    batches = partial(data.batches, images, BATCH, seed=seed)
+    pace = {"steps": steps, "every": max(steps // PARTS, 1)}
+    train(run, course.averaged_step(run, play), batches, callbacks=[note], **pace)
     seconds = time.perf_counter() - began
-    samples, _, values = draw_samples(players.average, min(SAMPLES, 100 * steps), seed=seed + 2000)
-    found = read_codes(players.discriminator, test[0])
-    matched, _ = codes.match_codes(found, test[1], CLASSES)
-    table = np.zeros((CLASSES, CLASSES), int)
-    np.add.at(table, (test[1], found), 1)
+    samples, _, values = draw_samples(run.average, min(SAMPLES, 100 * steps), seed=seed + 2000)
+    found = read_codes(run.discriminator, test)
+    matched, _ = match_codes(found, test_labels, CLASSES)
+    table = confusion_matrix(test_labels, found, labels=range(CLASSES))
     row = {
-        **errors(players.average, judge, found, test[1], len(samples), seed=seed),
+        **errors(run.average, judge, found, test_labels, len(samples), seed=seed),
         "seconds": seconds,
         "matched": matched.tolist(),
         "table": table.tolist(),  # classes by codes
         "along": along,
         "bounds": {
-            k: [float(x.mean()) for x in np.array_split(history[k], min(steps, 100))]
+            k: [float(x.mean()) for x in np.array_split(run.history[k], min(steps, 100))]
             for k in ("category", "continuous")
         },
         "effects": effects(samples, values),
     }
-    return row, drawings(players.average, matched)
+    return row, drawings(run.average, matched)
 
 
 if __name__ == "__main__":
-    seeds.main(measure, VARIANTS, script=__file__, doc=__doc__, steps=5000)
+    record.over_seeds(measure, ["plain"], script=__file__, doc=__doc__, steps=5000)

@@ -7,22 +7,23 @@ neighbor of each test image among all training images. The BiGAN's generator is 
 search, from the prior and from its encoder's codes.
 """
 
-from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
-
-# isort: split
 import time
 from functools import partial
 
+import record  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
 import keras
 import numpy as np
-import seeds
 import systems
 import tensorflow as tf
 
-from ganutils import data, encoders, networks
+from ganutils import data, networks, runtime
+from ganutils.families import bigan
 from ganutils.latents import sample_latents
-from ganutils.training import train
-from ganutils.updates import with_average
+from ganutils.metrics import neighbor_accuracy
+from ganutils.steps import make_step, with_ema
+from ganutils.training import Run, train
 
 VARIANTS = ("bigan", "autoencoder")
 LATENT_DIM, BATCH = 50, 64
@@ -47,18 +48,41 @@ def adam(steps, rate=RATE):
     return keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99)
 
 
-def make_step(variant, judge, generator, encoder, *, seed, steps):
+def make_run(variant, judge, generator, encoder, *, seed, steps):
+    """A run of generator and encoder, and its step."""
+    d_optimizer, g_optimizer, coders = adam(steps, D_RATE), adam(steps), [generator, encoder]
     if variant == "autoencoder":
-        return encoders.make_squared_error_step(encoder, generator, optimizer=adam(steps))
-    return encoders.make_bigan_step(
-        encoders.joint_discriminator(judge, LATENT_DIM, units=UNITS),
+        run = Run(None, coders, d_optimizer=None, g_optimizer=g_optimizer)
+        return run, bigan.make_autoencoder_step(encoder, generator, optimizer=g_optimizer)
+    discriminator = bigan.joint_discriminator(judge, LATENT_DIM, units=UNITS)
+    run = Run(discriminator, coders, d_optimizer=d_optimizer, g_optimizer=g_optimizer)
+    play = bigan.make_bigan_play(
+        discriminator,
         generator,
         encoder,
-        optimizers=[adam(steps, D_RATE), adam(steps), adam(steps)],
-        objective=encoders.bidirectional,
+        objective=bigan.bidirectional,
         latent_dim=LATENT_DIM,
         seed=seed,
     )
+    optimizers = {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
+    return run, make_step(play, run.d_variables, run.g_variables, **optimizers)
+
+
+def train_variant(variant, images, *, seed, steps):
+    """Train one variant from nothing; averaged generator, averaged and untrained encoder."""
+    judge, generator, encoder = build(images.shape[1:], seed)
+    means = runtime.in_float32(generator), runtime.in_float32(encoder)
+    untrained = runtime.in_float32(encoder)
+    run, train_step = make_run(variant, judge, generator, encoder, seed=seed, steps=steps)
+    for model, mean in zip((generator, encoder), means, strict=True):
+        train_step = with_ema(train_step, model, mean)
+    batches = partial(data.batches, images, BATCH, seed=seed)
+    train(run, train_step, batches, steps=steps, every=steps, per_call=min(steps, 20))
+    return *means, untrained
+
+
+def outputs_of(network, inputs):
+    return network.predict(inputs, batch_size=500, verbose=0)
 
 
 def hidden_layer(encoder):
@@ -69,8 +93,8 @@ def hidden_layer(encoder):
 def judge_features(network, sets):
     """Accuracy of a network's outputs; sets: training and test images and labels."""
     images, labels, test_images, test_labels = sets
-    features = encoders.outputs_of(network, images), encoders.outputs_of(network, test_images)
-    return encoders.neighbor_accuracy(features[0], labels, features[1], test_labels)
+    features = outputs_of(network, images), outputs_of(network, test_images)
+    return neighbor_accuracy(features[0], labels, features[1], test_labels)
 
 
 def flat(images):
@@ -80,10 +104,10 @@ def flat(images):
 def judge_encoder(generator, encoder, sets):
     """Features of an encoder, and what its reconstructions are worth; a row and its pictures."""
     images, labels, test_images, test_labels = sets
-    codes = encoders.outputs_of(encoder, test_images)
-    copies = encoders.outputs_of(generator, codes).reshape(test_images.shape)
-    errors = encoders.reconstruction_errors(test_images, copies).numpy()
-    read = encoders.neighbor_accuracy(flat(images), labels, flat(copies[:READ]), test_labels[:READ])
+    codes = outputs_of(encoder, test_images)
+    copies = outputs_of(generator, codes).reshape(test_images.shape)
+    errors = bigan.reconstruction_errors(test_images, copies).numpy()
+    read = neighbor_accuracy(flat(images), labels, flat(copies[:READ]), test_labels[:READ])
     row = {
         "hidden": judge_features(hidden_layer(encoder), sets),
         "code": judge_features(encoder, sets),
@@ -91,39 +115,19 @@ def judge_encoder(generator, encoder, sets):
         "same_digit": read,
         "code_deviation": float(codes.std()),
     }
-    return row, {"copies": seeds.as_bytes(copies[:DRAWN])}
+    return row, {"copies": record.as_bytes(copies[:DRAWN])}
 
 
 def judge_search(generator, images, starts):
     """What a search for codes finds, and how long it takes; a row and its pictures."""
     began = time.perf_counter()
-    codes, errors = encoders.search_codes(generator, images, starts, steps=SEARCH_STEPS)
+    codes, errors = bigan.invert(generator, images, starts, steps=SEARCH_STEPS)
     row = {
         "path": [round(float(error), 5) for error in errors.min(axis=1).mean(axis=1)],
         "milliseconds": 1000 * (time.perf_counter() - began) / len(images),
         "length": float(np.linalg.norm(codes, axis=1).mean()),
     }
-    return row, seeds.as_bytes(generator(codes[:DRAWN], training=False).numpy())
-
-
-def train_variant(variant, images, *, seed, steps):
-    """Train one variant from nothing; averaged generator, encoder, its untrained copy, history."""
-    judge, generator, encoder = build(images.shape[1:], seed)
-    means = runtime.in_float32(generator), runtime.in_float32(encoder)
-    untrained = runtime.in_float32(encoder)
-    train_step = make_step(variant, judge, generator, encoder, seed=seed, steps=steps)
-    for model, mean in zip((generator, encoder), means, strict=True):
-        train_step = with_average(train_step, model, mean)
-    history = train(
-        train_step,
-        partial(data.batches, images, BATCH, seed=seed),
-        steps=steps,
-        step=tf.Variable(0, dtype=tf.int64),
-        history={},
-        every=steps,
-        per_call=min(steps, 20),
-    )
-    return *means, untrained, history
+    return row, record.as_bytes(generator(codes[:DRAWN], training=False).numpy())
 
 
 def measure(variant, *, seed, steps, source):
@@ -133,19 +137,16 @@ def measure(variant, *, seed, steps, source):
     test_images, test_labels, _ = data.load_images(source, split="test")
     sets, test = (images, labels, test_images, test_labels), test_images[:SEARCHED]
     began = time.perf_counter()
-    generator, encoder, untrained, history = train_variant(variant, images, seed=seed, steps=steps)
+    generator, encoder, untrained = train_variant(variant, images, seed=seed, steps=steps)
     row = {"seconds": time.perf_counter() - began}
     samples = generator(sample_latents(DRAWN, LATENT_DIM, seed=seed, step=-1), training=False)
-    pictures = {"samples": seeds.as_bytes(samples.numpy())}
+    pictures = {"samples": record.as_bytes(samples.numpy())}
     judged, drawn = judge_encoder(generator, encoder, sets)
     row, pictures = row | judged, pictures | drawn
     if variant == "autoencoder":
-        row["pixels"] = encoders.neighbor_accuracy(
-            flat(images), labels, flat(test_images), test_labels
-        )
+        row["pixels"] = neighbor_accuracy(flat(images), labels, flat(test_images), test_labels)
         return row, pictures
     row["untrained"] = judge_features(hidden_layer(untrained), sets)
-    row["slopes"] = [float(np.mean(part)) for part in np.array_split(history["e_slope"], 4)]
     prior = sample_latents(TRIES * len(test), LATENT_DIM, seed=seed, step=-2)
     starts = {
         "prior": tf.reshape(prior, (TRIES, len(test), LATENT_DIM)),
@@ -157,4 +158,4 @@ def measure(variant, *, seed, steps, source):
 
 
 if __name__ == "__main__":
-    seeds.main(measure, VARIANTS, script=__file__, doc=__doc__, steps=8000)
+    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=8000)

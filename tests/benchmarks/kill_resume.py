@@ -16,7 +16,6 @@ counts starts from an older step than that of the newest checkpoint, and "left o
 cut-off saves that are still there at the end of a run; they do no harm.
 """
 
-import argparse
 import functools
 import multiprocessing
 import multiprocessing.forkserver
@@ -27,20 +26,19 @@ import sys
 import tempfile
 import time
 import traceback
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-import systems  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
 import numpy as np
+import systems
 import tensorflow as tf
-import time_to_quality
 
-from ganutils import checkpoints, data, files, networks, training, updates
+from ganutils import _atomic, checkpoints, data, networks, training
 
-SAVED = time_to_quality.RESULTS / "kill_resume.json"
+SAVED = record.RESULTS / "kill_resume.json"
 KEEP = 3  # checkpoints in a folder
 AIMED = 0.6  # share of kills that wait for a save
 AT_ONCE = 0.5  # share of the others that do not wait for the first save of the process
@@ -120,53 +118,45 @@ def make_batches(trial, seed):
 
 
 def parts(run):
-    """Whatever a run changes, by name."""
-    return {
-        "discriminator": run.discriminator,
-        "generator": run.generator,
-        "average": run.sampler,
-        "d_optimizer": run.d_optimizer,
-        "g_optimizer": run.g_optimizer,
-    }
+    """What a `training.Run` changes, by name."""
+    names = ("discriminator", "generator", "average", "d_optimizer", "g_optimizer")
+    return {name: getattr(run, name) for name in names}
 
 
-def state(run, step, history):
+def state(run):
     """All numbers of a run: dict from name to array."""
-    arrays = {"step": step.numpy()}
+    arrays = {"step": run.step.numpy()}
     for name, part in parts(run).items():
         for number, variable in enumerate(part.variables):
             arrays[f"{name}/{number}/{variable.path}"] = variable.numpy()
-    for name, values in history.items():
+    for name, values in run.history.items():
         arrays[f"history/{name}"] = np.array(values, np.float64)
     return arrays
 
 
-def write_end(path, run, step, history):
+def write_end(path, run):
     """Write the state of a run as an `.npz`, whole or not at all."""
-    with files.whole_file(path) as file:
-        np.savez(file, **state(run, step, history))
+    with _atomic.whole_file(path) as file:
+        np.savez(file, **state(run))
 
 
 def train_once(end, trial, seed):
     """Train without a save, without an interruption, and write the end."""
-    run = systems.start(trial.system, seed=seed)
-    step = tf.Variable(0, dtype=tf.int64)
-    history = training.train(
-        updates.with_weight_norms(run.train_step, run.discriminator, run.generator),
+    run, train_step = systems.start(trial.system, seed=seed)
+    training.train(
+        run,
+        train_step,
         make_batches(trial, seed),
         steps=trial.steps,
-        step=step,
-        history={},
         per_call=trial.system.per_call,
+        watch_weights=True,
     )
-    write_end(end, run, step, history)
+    write_end(end, run)
 
 
 def train_on(folder, end, trial, seed):
     """Go on with a run from its last save; write the end. Note each start in starts.txt."""
-    run = systems.start(trial.system, seed=seed)
-    step, history = tf.Variable(0, dtype=tf.int64), {}
-    checkpoint = systems.make_checkpoint(run, step=step, history=history)
+    run, train_step = systems.start(trial.system, seed=seed)
 
     def noted(start):
         with (end.parent / "starts.txt").open("a") as file:
@@ -174,14 +164,16 @@ def train_on(folder, end, trial, seed):
         return make_batches(trial, seed)(start=start)
 
     checkpoints.resume_and_train(
-        run.train_step,
+        run,
+        folder,
+        train_step,
         noted,
-        manager=tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=KEEP),
         steps=trial.steps,
         every=trial.every,
         per_call=trial.system.per_call,
+        keep=KEEP,
     )
-    write_end(end, run, step, history)
+    write_end(end, run)
 
 
 def child(work, log, *arguments):
@@ -257,9 +249,7 @@ def unreadable(folder):
     found = []
     for path in listed(folder):
         try:
-            reader = tf.train.load_checkpoint(path)
-            for name in reader.get_variable_to_shape_map():
-                reader.get_tensor(name)
+            checkpoints.contents_of_file(path)
         except Exception as error:  # TensorFlow's reader complains in many ways
             found.append(f"{path}: {error}")
     return found
@@ -324,12 +314,9 @@ def run_to_the_end(folder, trial, *, seed, kills, chance, work=train_on):
         work: what a child does, a function with the arguments of `train_on`.
 
     Returns:
-        Dict: "kills", "saves_hit" (of the kills), "restarts", "astray" (starts from another step
-        than that of the newest checkpoint listed, or a later one), "unreadable" (lines of text),
-        "left_over" (names of files that are on no list at the end).
-
-    Raises:
-        RuntimeError: a child failed by itself, or did nothing for long.
+        Dict: "kills", "saves_hit" (of the kills), "restarts", "astray" (starts from an older step
+        than that of the newest checkpoint listed), "unreadable" (lines of text), "left_over" (names
+        of files that are on no list at the end).
     """
     saves, end, starts = folder / "saves", folder / "end.npz", folder / "starts.txt"
     saves.mkdir()
@@ -360,15 +347,9 @@ def run_to_the_end(folder, trial, *, seed, kills, chance, work=train_on):
 def torture(name, *, kills, seed, steps):
     """Kill trainings of one system until so many kills were dealt; compare each with the straight.
 
-    Args:
-        name: key of `SYSTEMS`.
-        kills: an integer >= 0.
-        seed: of the training, and of the moments.
-        steps: length of a run.
-
-    Returns:
-        Dict for JSON: that of `run_to_the_end`, summed over the runs, and "runs", "differences"
-        (names of arrays), "compared" (text), "seconds".
+    name: key of `SYSTEMS`. seed: of the training, and of the moments. Returns a dict for JSON: that
+    of `run_to_the_end`, summed over the runs, and "runs", "differences" (names of arrays),
+    "compared" (text), "seconds".
     """
     began, trial, chance = time.perf_counter(), make_trial(name, steps), random.Random(seed)
     total = {"system": name, "title": trial.system.title, "steps": steps, "every": trial.every}
@@ -405,13 +386,14 @@ def table(rows):
     keys = (*COLUMNS, *LOSSES, "seconds")
     titles = {"saves_hit": "in a save", "left_over": "left over"}
     lines = ["system  " + "".join(f"{titles.get(key, key):>13}" for key in keys)]
-    rows = [
-        (row["system"], [len(x) if isinstance(x := row[key], list) else x for key in keys])
-        for row in rows
-    ]
+    counted = []
+    for row in rows:
+        values = [row[key] for key in keys]
+        counts = [len(value) if isinstance(value, list) else value for value in values]
+        counted.append((row["system"], counts))
     if len(rows) > 1:
-        rows.append(("all", np.sum([counts for _, counts in rows], axis=0)))
-    for name, counts in rows:
+        counted.append(("all", np.sum([counts for _, counts in counted], axis=0)))
+    for name, counts in counted:
         lines.append(f"{name:8}" + "".join(f"{count:13.0f}" for count in counts))
     return "\n".join(lines)
 
@@ -422,10 +404,8 @@ def bad(rows):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add, whole = parser.add_argument, time_to_quality.whole_number
+    parser = record.make_parser(__doc__)
+    add, whole = parser.add_argument, record.whole_number
     add("--kills", type=whole(1, 10**6), default=100, help="in all")
     add("--system", choices=SYSTEMS, help="one of them; else mlp and dcgan, half the kills each")
     add("--seed", type=whole(0, 2**32 - 1), default=0, help="of trainings and moments")
@@ -442,14 +422,8 @@ def main(arguments=None):
     for line in bad(rows):
         print(line)
     if options.save:
-        record = {
-            "date": date.today().isoformat(),
-            "command": time_to_quality.command(__file__, arguments),
-            **time_to_quality.about(),
-            "rows": rows,
-        }
-        time_to_quality.write_json(SAVED, record)
-        print(f"written: {SAVED.name}")
+        command = record.command(__file__, arguments)
+        record.save(SAVED, command=command, **record.about(), rows=rows)
     return int(bool(bad(rows)))
 
 

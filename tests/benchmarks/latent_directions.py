@@ -7,22 +7,22 @@ For each seed a DCGAN is trained as in notebook 3. Directions are fitted on the 
 compare 2,000 samples with 2,000 test images; `floor` is what 2,000 training images get.
 """
 
-from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
-
-# isort: split
 from functools import partial
 
+import record  # first: it imports TensorFlow without its start-up messages
+
+# isort: split
+import course
 import keras
 import numpy as np
-import seeds
-import tensorflow as tf
 
-from ganutils import classifier, data, directions, losses, metrics, networks, strokes
+from ganutils import classifier, data, losses, metrics, networks, runtime, stroke_attributes
+from ganutils.families import latent_directions
 from ganutils.latents import sample_latents, slerp
+from ganutils.steps import make_gan_play
 from ganutils.training import train
-from ganutils.updates import make_train_step, with_average
 
-LATENT_DIM, BATCH, RATE = 64, 64, 1e-3
+LATENT_DIM, BATCH = 64, 64
 SURE = 0.9  # probability from which on the judge counts as sure
 STEPS = (-3, -2, -1, 0, 1, 2, 3)  # of a walk
 SCALES = (0.25, 0.5, 0.7071, 0.85, 1.0, 1.2, 1.5)
@@ -36,25 +36,17 @@ def train_generator(images, *, seed, steps):
     """The averaged generator, in float32, of a run of the course's DCGAN."""
     keras.utils.set_random_seed(seed)
     discriminator = networks.dcgan_discriminator(images.shape[1:])
-    generator = networks.dcgan_generator(LATENT_DIM, images.shape[1:])
-    average = runtime.in_float32(generator)
-    train_step = make_train_step(
+    run = course.averaged_run(discriminator, networks.dcgan_generator(LATENT_DIM, images.shape[1:]))
+    play = make_gan_play(
         discriminator,
-        generator,
-        d_optimizer=keras.optimizers.Adam(RATE, beta_1=0.5, beta_2=0.99),
-        g_optimizer=keras.optimizers.Adam(RATE, beta_1=0.5, beta_2=0.99),
+        run.generator,
         objective=losses.non_saturating,
         latent_dim=LATENT_DIM,
         seed=seed,
     )
-    train(
-        with_average(train_step, generator, average),
-        partial(data.batches, images, BATCH, seed=seed),
-        steps=steps,
-        step=tf.Variable(0, dtype=tf.int64),
-        history={},
-    )
-    return average
+    batches = partial(data.batches, images, BATCH, seed=seed)
+    train(run, course.averaged_step(run, play), batches, steps=steps)
+    return run.average
 
 
 class Bench:
@@ -74,14 +66,12 @@ class Bench:
         self.probabilities = classifier.classify(judge, pictures)[1]
         self.digits = self.probabilities.argmax(axis=1)
         self.values = {
-            "slant": strokes.stroke_slant(pictures),
-            "width": strokes.stroke_width(pictures),
+            "slant": stroke_attributes.stroke_slant(pictures),
+            "width": stroke_attributes.stroke_width(pictures),
         }
 
     def draw(self, z):
-        z = np.asarray(z, np.float32)
-        parts = [z[start : start + 500] for start in range(0, len(z), 500)]
-        return np.concatenate([self.generator(part, training=False).numpy() for part in parts])
+        return self.generator.predict(np.asarray(z, np.float32), batch_size=500, verbose=0)
 
     def read(self, images):
         return classifier.classify(self.judge, images)[1].argmax(axis=1)
@@ -119,7 +109,7 @@ def measure_norms(bench):
     scaled = [{"scale": s} | bench.score(bench.draw(s * z)) for s in SCALES]
     truncated = []
     for t in THRESHOLDS:
-        kept = directions.truncated_latents(
+        kept = latent_directions.truncated_latents(
             bench.few, LATENT_DIM, threshold=t, seed=bench.seed + 4, step=0
         )
         truncated.append({"threshold": t} | bench.score(bench.draw(kept)))
@@ -139,13 +129,15 @@ def share_between(values, groups):
 def digit_directions(bench, half):
     """For each digit the direction in which its probability rises."""
     return np.stack(
-        [directions.fit_direction(bench.z[half], p)[0] for p in bench.probabilities[half].T]
+        [latent_directions.fit_direction(bench.z[half], p)[0] for p in bench.probabilities[half].T]
     )
 
 
 def walk(bench, direction, start):
     """Means along a walk: over all starts, and for each digit that a start was read as."""
-    effects = directions.walk_effects(bench.draw, bench.read, bench.z[start], direction, STEPS)
+    effects = latent_directions.walk_effects(
+        bench.draw, bench.read, bench.z[start], direction, STEPS
+    )
     row = {name: values.mean(axis=1).tolist() for name, values in effects.items()}
     groups = [bench.digits[start] == digit for digit in range(10)]
     row["by_digit"] = {
@@ -162,13 +154,13 @@ def measure_directions(bench):
     result, pictures = {}, {}
     shown = [int(bench.probabilities[:, digit].argmax()) for digit in SHOWN]
     for name, values in bench.values.items():
-        fit = partial(directions.fit_direction, bench.z[first], values[first])
+        fit = partial(latent_directions.fit_direction, bench.z[first], values[first])
         pooled, slope = fit()
         within, _ = fit(groups=bench.digits[first])
         ways = {
             "pooled": pooled,
             "within": within,
-            "projected": directions.project_out(pooled, digits),
+            "projected": latent_directions.project_out(pooled, digits),
         }
         result[name] = {
             "slope": slope,
@@ -183,7 +175,7 @@ def measure_directions(bench):
         }
         steps = np.arange(-3, 4)[:, None]
         walked = [bench.draw(bench.z[i] + steps * ways["projected"]) for i in shown]
-        pictures[name] = seeds.as_bytes(np.concatenate(walked))
+        pictures[name] = record.as_bytes(np.concatenate(walked))
     random = np.random.default_rng(bench.seed).normal(size=LATENT_DIM)
     result["random"] = walk(bench, random / np.linalg.norm(random), start)
     return result, pictures
@@ -203,13 +195,15 @@ def measure_arithmetic(bench):
         for digit in range(10):
             source, target = codes_of(bench, (digit + 3) % 10), codes_of(bench, digit)
             third = len(source) // 3
-            average = partial(directions.average_codes, size=min(size, third), count=bench.pairs)
+            average = partial(
+                latent_directions.average_latents, size=min(size, third), count=bench.pairs
+            )
             plus = average(target, seed=0)
             z = average(source[-third:], seed=1) - average(source[:third], seed=2) + plus
             before, after = bench.draw(plus), bench.draw(z)
             kept.append(float((bench.read(after) == digit).mean()))
             alone.append(float((bench.read(before) == digit).mean()))
-            change = strokes.stroke_width(after) - strokes.stroke_width(before)
+            change = stroke_attributes.stroke_width(after) - stroke_attributes.stroke_width(before)
             gain.append(float(change.mean()))
             length.append(float(np.linalg.norm(z, axis=1).mean()))
         rows.append({"size": size, "kept": kept, "alone": alone, "gain": gain, "length": length})
@@ -221,8 +215,9 @@ def measure_components(bench):
     half = len(bench.z) // 2
     relu = next(x for x in bench.generator.layers if isinstance(x, keras.layers.ReLU))
     early = keras.Model(bench.generator.input, relu.output)
-    found, shares = directions.principal_directions(
-        bench.z[:half], early(bench.z[:half], training=False), components=COMPONENTS
+    activations = early.predict(bench.z[:half], batch_size=500, verbose=0)
+    found, shares = latent_directions.principal_directions(
+        bench.z[:half], activations, components=COMPONENTS
     )
     start, rows = np.arange(half, half + bench.walks), []
     for direction, share in zip(found, shares, strict=True):
@@ -278,4 +273,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    seeds.main(measure, ["dcgan"], script=__file__, doc=__doc__, steps=3000)
+    record.over_seeds(measure, ["dcgan"], script=__file__, doc=__doc__, steps=3000)

@@ -31,7 +31,6 @@ What TensorFlow 2.21 keeps of functions and networks that nobody has any more:
 With --save, the curves go to notebooks/assets/results/leaks.json.
 """
 
-import argparse
 import contextlib
 import gc
 import io
@@ -42,11 +41,11 @@ import sys
 import tempfile
 import weakref
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
-import time_to_quality  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
 import keras
@@ -55,9 +54,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops
 
-from ganutils import data, figures, losses, networks, training, updates
+from ganutils import data, figures, losses, networks, steps, training
 
-SAVED = time_to_quality.RESULTS / "leaks.json"
+SAVED = record.RESULTS / "leaks.json"
 SHAPE, LATENT_DIM, STEPS = (2, 2, 1), 2, 3
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (32, *SHAPE)).astype(np.float32)
 EVERY, RARELY = 50, 10  # cycles between two points of the curve, and between two GIFs
@@ -90,7 +89,8 @@ def cycle(number, folder):
     discriminator = networks.mlp_discriminator(SHAPE, widths=())
     generator = networks.mlp_generator(LATENT_DIM, SHAPE, widths=())
     optimizers = {name: keras.optimizers.SGD(0.01) for name in ("d_optimizer", "g_optimizer")}
-    train_step = updates.make_train_step(
+    run = training.Run(discriminator, generator, **optimizers)
+    train_step = steps.make_train_step(
         discriminator,
         generator,
         **optimizers,
@@ -104,48 +104,18 @@ def cycle(number, folder):
         return generator(z, training=False)
 
     often = number % RARELY == 0
-    history = training.train(
-        train_step,
-        lambda start: data.batches(IMAGES, 8, seed=number, start=start),
-        steps=STEPS,
-        step=tf.Variable(0, dtype=tf.int64),
-        history={},
-        callbacks=[figures.LiveView(sample)] if often else [],
-    )
-    figures.show_images(sample())
+    callbacks = [figures.LiveView(sample)] if often else []
+    batches = partial(data.batches, IMAGES, 8, seed=number)
+    training.train(run, train_step, batches, steps=STEPS, callbacks=callbacks)
+    figures.show_images(sample(), alt="samples of a tiny network")
     if often:
         figure, axes = plt.subplots(1, 2)
-        figures.draw_history(*axes, history)
+        figures.draw_history(*axes, run.history)
         figures.save_figure(figure, Path(folder, "history.png"))
         plt.close(figure)
         figures.write_gif(Path(folder, "x.gif"), [figures.tile(sample())] * 3)
     parts = discriminator, generator, optimizers["g_optimizer"], train_step
     return [weakref.ref(part) for part in parts]
-
-
-def clear(number):
-    if number % RARELY == 0:
-        keras.utils.clear_session()
-
-
-def course(number, folder):
-    clear(number)
-    with forgotten_gradients():
-        cycle(number, folder)
-
-
-def not_cleared(number, folder):
-    with forgotten_gradients():
-        cycle(number, folder)
-
-
-def not_forgotten(number, folder):
-    clear(number)
-    cycle(number, folder)
-
-
-def as_is(number, folder):
-    cycle(number, folder)
 
 
 def gradients(number, folder):
@@ -156,7 +126,6 @@ def gradients(number, folder):
         return 2 * x, lambda dy: 2 * dy
 
     tf.function(lambda x: doubled(x + variable))(tf.ones(SHAPE))
-    clear(number)
 
 
 def kernels(number, folder):
@@ -164,9 +133,21 @@ def kernels(number, folder):
     tf.function(lambda x: 2 * (x + variable))(tf.ones(SHAPE))
 
 
+def tidied(number, folder, *, what=cycle, clear=True, forget=True):
+    """One cycle, after clearing Keras' session now and then, with gradients forgotten."""
+    if clear and number % RARELY == 0:
+        keras.utils.clear_session()
+    with forgotten_gradients() if forget else contextlib.nullcontext():
+        what(number, folder)
+
+
 RUNS = {
-    run.__name__.replace("_", " "): run
-    for run in (course, not_cleared, not_forgotten, as_is, gradients, kernels)
+    "course": tidied,
+    "not cleared": partial(tidied, clear=False),
+    "not forgotten": partial(tidied, forget=False),
+    "as is": cycle,
+    "gradients": partial(tidied, what=gradients, forget=False),
+    "kernels": kernels,
 }
 
 
@@ -246,33 +227,30 @@ def measure(name, cycles, every=EVERY):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    number = time_to_quality.whole_number(4 * EVERY, 10**6)
+    parser = record.make_parser(__doc__)
+    number = record.whole_number(4 * EVERY, 10**6)
     parser.add_argument("--cycles", type=number, default=2000, help="of the first run")
     parser.add_argument("--save", action="store_true", help=f"write {SAVED.name}")
     options = parser.parse_args(arguments)
-    result = {
-        "date": date.today().isoformat(),
-        "command": time_to_quality.command(__file__, arguments),
-        **time_to_quality.about(),
-        "unit": "MB of resident memory; KB a cycle, from the last half of each curve",
-        "runs": {},
-    }
-    spawn = multiprocessing.get_context("spawn")
+    spawn, runs = multiprocessing.get_context("spawn"), {}
     for name in RUNS:
         share = 1 if name == "course" else 10  # the others show their slope sooner
         with ProcessPoolExecutor(1, spawn) as process:
             job = process.submit(measure, name, options.cycles // share, EVERY // share)
-            result["runs"][name] = job.result()
+            runs[name] = job.result()
     if options.save:
-        time_to_quality.write_json(SAVED, result)
-    left = {name: run["left_open"] for name, run in result["runs"].items()}
+        record.save(
+            SAVED,
+            command=record.command(__file__, arguments),
+            **record.about(),
+            unit="MB of resident memory; KB a cycle, from the last half of each curve",
+            runs=runs,
+        )
+    left = {name: run["left_open"] for name, run in runs.items()}
     print(f"\nfigures and files left open: {left}")
     if any(max(counts.values()) > 0 for counts in left.values()):
         sys.exit("Figures or files are left open.")
-    if not result["runs"]["course"]["levels_off"]:
+    if not runs["course"]["levels_off"]:
         sys.exit("Memory does not level off.")
 
 

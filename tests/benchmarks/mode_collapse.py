@@ -11,17 +11,15 @@ notebooks/assets/results/mode_collapse.json; with --methods it replaces the rows
 there and keeps the others.
 """
 
-import argparse
 import functools
 import json
 import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from datetime import date
 from typing import NamedTuple
 
-import time_to_quality  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
 import keras
@@ -30,11 +28,11 @@ import systems
 import tensorflow as tf
 from tqdm import tqdm
 
-from ganutils import data, losses, metrics, networks, penalties, stabilizers, training
+from ganutils import data, layers, losses, metrics, networks, runtime, training
 from ganutils.latents import sample_latents
-from ganutils.updates import make_regularized_step, with_average
+from ganutils.steps import with_ema
 
-SAVED = time_to_quality.RESULTS / "mode_collapse.json"
+SAVED = record.RESULTS / "mode_collapse.json"
 BATCH, LATENT_DIM, RATE, SAMPLES = 128, 2, 2e-3, 2500
 REFERENCE = 64  # latents in the reference batch of virtual batch normalization
 HISTORY = 0.001  # weight of historical averaging
@@ -63,25 +61,20 @@ PUBLISHED = {
 }
 
 
-def no_terms(discriminator, generator, seed):
-    return ()
-
-
 class Method(NamedTuple):
     """What differs from the plain GAN.
 
-    discriminator, generator: arguments of `networks.point_network`. d_terms, g_terms: functions
-    (discriminator, generator, seed) -> terms of `updates.make_regularized_step`. falling: whether
-    the step size falls to 0. longer: times as many updates as the others have. The rest are
-    arguments of `updates.make_regularized_step`.
+    discriminator, generator: arguments of `networks.point_network`. falling: whether the step size
+    falls to 0. longer: times as many updates as the others have. The rest are arguments of
+    `systems.make_step_with_terms`.
     """
 
     title: str
     objective: tuple = losses.non_saturating
     discriminator: dict = {}
     generator: dict = {}
-    d_terms: Callable = no_terms
-    g_terms: Callable = no_terms
+    d_terms: Callable = systems.no_terms
+    g_terms: Callable = systems.no_terms
     d_steps: int = 1
     constrain: Callable | None = None
     falling: bool = True
@@ -95,38 +88,29 @@ def no_loss(fake_logits):
 
 def match_features(discriminator, generator, seed):
     hidden = keras.Model(discriminator.input, discriminator.layers[-2].output)
-    return [lambda real, fake, step: penalties.feature_matching(hidden, real, fake)]
+    return [lambda real, fake, step: losses.feature_matching(hidden, real, fake)]
 
 
-def average_history(network_of, weight):
-    def terms(discriminator, generator, seed):
-        network = network_of(discriminator, generator)
-        history = penalties.HistoricalAverage(network.trainable_variables)
-        return [lambda real, fake, step: weight * history(step)]
-
-    return terms
+def average_history_of_d(discriminator, generator, seed):
+    history = losses.HistoricalAverage(discriminator.trainable_variables)
+    return [lambda real, fake, step: HISTORY * history(step)]
 
 
-def penalized(penalty):
-    """penalty: as for `systems.make_penalized_step`."""
-
-    def terms(discriminator, generator, seed):
-        return [systems.penalty_term(penalty, discriminator, seed)]
-
-    return terms
+def average_history_of_g(discriminator, generator, seed):
+    return average_history_of_d(generator, discriminator, seed)
 
 
 def virtual_bn_relu(x):
-    return keras.layers.ReLU()(stabilizers.VirtualBatchNormalization(REFERENCE)(x))
+    return keras.layers.ReLU()(layers.VirtualBatchNormalization(REFERENCE)(x))
 
 
 def with_reference(z):
     latents = sample_latents(REFERENCE, LATENT_DIM, seed=12345, step=0)
-    return stabilizers.WithReference(latents.numpy())(z)
+    return layers.WithReference(latents.numpy())(z)
 
 
 def spectral_dense(units):
-    return stabilizers.SpectralNormalization(keras.layers.Dense(units))
+    return layers.SpectralNormalization(keras.layers.Dense(units))
 
 
 METHODS = {
@@ -143,12 +127,12 @@ METHODS = {
     ),
     "minibatch": Method(
         "minibatch discrimination",
-        discriminator={"last": lambda x: stabilizers.MinibatchDiscrimination(8, 2)(x)},
+        discriminator={"last": lambda x: layers.MinibatchDiscrimination(8, 2)(x)},
     ),
     "history": Method(
         "historical averaging",
-        d_terms=average_history(lambda discriminator, generator: discriminator, HISTORY),
-        g_terms=average_history(lambda discriminator, generator: generator, HISTORY),
+        d_terms=average_history_of_d,
+        g_terms=average_history_of_g,
     ),
     "norm": Method("batch norm in G", generator={"after_dense": systems.plain_bn_relu}),
     "virtual": Method(
@@ -156,11 +140,11 @@ METHODS = {
         generator={
             "first": with_reference,
             "after_dense": virtual_bn_relu,
-            "last": lambda x: stabilizers.DropReference(REFERENCE)(x),
+            "last": lambda x: layers.DropReference(REFERENCE)(x),
         },
     ),
-    "pack2": Method("packing, 2", discriminator={"first": lambda x: stabilizers.Pack(2)(x)}),
-    "pack4": Method("packing, 4", discriminator={"first": lambda x: stabilizers.Pack(4)(x)}),
+    "pack2": Method("packing, 2", discriminator={"first": lambda x: layers.Pack(2)(x)}),
+    "pack4": Method("packing, 4", discriminator={"first": lambda x: layers.Pack(4)(x)}),
     "squares": Method("least squares", objective=losses.least_squares),
     "spectral": Method(
         "hinge, spectral norm",
@@ -172,18 +156,16 @@ METHODS = {
         "Wasserstein, clipping",
         objective=losses.wasserstein,
         d_steps=5,
-        constrain=functools.partial(penalties.clip_weights, limit=0.5),
+        constrain=functools.partial(losses.clip_weights, limit=0.5),
     ),
     "penalty": Method(
         "Wasserstein, penalty",
         objective=losses.wasserstein,
-        d_terms=penalized(systems.gradient_penalty(0.1)),
+        d_terms=systems.gradient_penalty(0.1),
         d_steps=5,
     ),
-    "r1": Method("R1 penalty", d_terms=penalized(systems.r1_penalty(0.6))),
-    "r1-long": Method(
-        "R1 penalty, 2 x updates", d_terms=penalized(systems.r1_penalty(0.6)), longer=2
-    ),
+    "r1": Method("R1 penalty", d_terms=systems.r1_penalty(0.6)),
+    "r1-long": Method("R1 penalty, 2 x updates", d_terms=systems.r1_penalty(0.6), longer=2),
 }
 
 
@@ -192,66 +174,46 @@ def make_adam(method, updates):
     return keras.optimizers.Adam(rate if method.falling else RATE, beta_1=0.5, beta_2=0.99)
 
 
-def run(method, world, *, seed, updates):
-    """Train one method from nothing and measure its coverage along the way.
+def make_row(task):
+    """Train one method from nothing, measure its coverage along the way: a row of the table.
 
-    Args:
-        method: `Method`.
-        world: `World`.
-        seed: of everything random.
-        updates: of D, a multiple of PARTS * method.d_steps; times method.longer.
-
-    Returns:
-        Dict: "coverage", a list of `metrics.mode_coverage` after each part of the run; "seconds".
+    task: key of METHODS, key of WORLDS, seed, updates of D; these are a multiple of PARTS and of
+    the method's d_steps, and count method.longer times.
     """
-    began = time.perf_counter()
+    name, place, seed, updates = task
+    method, world, began = METHODS[name], WORLDS[place], time.perf_counter()
     keras.utils.set_random_seed(seed)
-    updates *= method.longer
-    steps, size = updates // method.d_steps, world.modes.shape[1]
+    d_updates = updates * method.longer
+    steps, size = d_updates // method.d_steps, world.modes.shape[1]
     discriminator = networks.point_network(size, 1, **method.discriminator)
     generator = networks.point_network(LATENT_DIM, size, **method.generator)
-    average = keras.models.clone_model(generator)
-    average.set_weights(generator.get_weights())
-    train_step = make_regularized_step(
+    average, now = runtime.in_float32(generator), tf.Variable(0, dtype=tf.int64)
+    train_step = systems.make_step_with_terms(
         discriminator,
         generator,
-        d_optimizer=make_adam(method, updates),
+        d_optimizer=make_adam(method, d_updates),
         g_optimizer=make_adam(method, steps),
         objective=method.objective,
         latent_dim=LATENT_DIM,
         seed=seed,
-        d_terms=method.d_terms(discriminator, generator, seed),
-        g_terms=method.g_terms(discriminator, generator, seed),
+        d_terms=method.d_terms,
+        g_terms=method.g_terms,
         d_steps=method.d_steps,
         constrain=method.constrain,
     )
-    take = training.make_drawn_loop(
-        with_average(train_step, generator, average),
-        lambda now: world.draw(BATCH * method.d_steps, seed=seed, step=now),
-        step=tf.Variable(0, dtype=tf.int64),
-    )
+
+    def draw(step):
+        return world.draw(BATCH * method.d_steps, seed=seed, step=step)
+
+    take = training.make_loop(with_ema(train_step, generator, average), draw, now)
     z, coverage = sample_latents(SAMPLES, LATENT_DIM, seed=seed, step=-1), []
     for _ in range(PARTS):
         take(steps // PARTS)
         samples = average(z, training=False).numpy()
         coverage.append(metrics.mode_coverage(samples, world.modes, deviation=world.deviation))
-    return {"coverage": coverage, "seconds": time.perf_counter() - began}
-
-
-def make_row(task):
-    """A task (method, world, seed, updates) as a row for the table; in a process of its own."""
-    method, world, seed, updates = task
-    result = run(METHODS[method], WORLDS[world], seed=seed, updates=updates)
-    return {
-        "method": method,
-        "title": METHODS[method].title,
-        "world": world,
-        "seed": seed,
-        "updates": updates,
-        "seconds": result["seconds"],
-        **result["coverage"][-1],
-        "modes_along": [part["modes"] for part in result["coverage"]],
-    }
+    row = {"method": name, "title": method.title, "world": place, "seed": seed}
+    row |= {"updates": updates, "seconds": time.perf_counter() - began, **coverage[-1]}
+    return row | {"modes_along": [part["modes"] for part in coverage]}
 
 
 def mean_and_error(values):
@@ -278,39 +240,25 @@ def table(rows):
     return "\n".join(lines)
 
 
-def save(rows, command):
+def save(rows, arguments):
     """Write the rows, in the order of METHODS, with those that are stored of other methods."""
-    SAVED.parent.mkdir(parents=True, exist_ok=True)
     made, stored = {row["method"] for row in rows}, {"rows": [], "commands": []}
     if SAVED.exists():
         stored = json.loads(SAVED.read_text())
     kept = [row for row in stored["rows"] if row["method"] in set(METHODS) - made]
-    result = {
-        "date": date.today().isoformat(),
-        "commands": [*(stored["commands"] if kept else []), command],
-        **time_to_quality.about(),
-        "published": PUBLISHED,
-        "rows": sorted(kept + rows, key=lambda row: list(METHODS).index(row["method"])),
-    }
-    time_to_quality.write_json(SAVED, result)
-    print(f"{len(result['rows'])} rows in {SAVED.name}")
-
-
-def chosen(text):
-    names = text.split(",")
-    if unknown := set(names) - set(METHODS):
-        raise argparse.ArgumentTypeError(f"unknown {unknown}; there are {', '.join(METHODS)}")
-    return names
+    commands = [*(stored["commands"] if kept else []), record.command(__file__, arguments)]
+    rows = sorted(kept + rows, key=lambda row: list(METHODS).index(row["method"]))
+    fields = {"commands": commands, **record.about(), "published": PUBLISHED, "rows": rows}
+    record.save(SAVED, **fields)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add, number = parser.add_argument, time_to_quality.whole_number
+    parser = record.make_parser(__doc__)
+    add, number = parser.add_argument, record.whole_number
     add("--seeds", type=number(1, 1000), default=10, help="seeds 0, 1, ...")
     add("--updates", type=number(50, 10**7), default=20_000, help="of D; a multiple of 50")
-    add("--methods", type=chosen, default=list(METHODS), help="plain,r1,...")
+    names = record.names_of(METHODS)
+    add("--methods", type=names, default=list(METHODS), help="plain,r1,...")
     add("--jobs", type=number(1, 256), default=os.cpu_count(), help="processes side by side")
     add("--save", action="store_true", help=f"write {SAVED.name}")
     options = parser.parse_args(arguments)
@@ -324,13 +272,12 @@ def main(arguments=None):
     ]
     # One thread each: networks as small as these do not share a step among cores.
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=20) as pool:
-        for row in tqdm(pool.imap(make_row, tasks), total=len(tasks), unit="run", disable=None):
-            rows.append(row)
+        made = pool.imap(make_row, tasks)
+        rows = list(tqdm(made, total=len(tasks), unit="run", disable=None))
     print(table(rows))
     if options.save:
-        save(rows, time_to_quality.command(__file__, arguments))
+        save(rows, arguments)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,23 @@ other's cores, so their times add up to more than the step takes by the clock, s
 With --save, the figures go to notebooks/assets/results/profile_step.json.
 """
 
-import argparse
 import collections
 import re
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
-import systems  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
 import numpy as np
+import systems
 import tensorflow as tf
-import time_to_quality
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from ganutils import latents
 
-SAVED = time_to_quality.RESULTS / "profile_step.json"
+SAVED = record.RESULTS / "profile_step.json"
 VERSIONS = {
     "Keras' layers, float32": systems.ALL["average"],
     "Keras' layers, bfloat16": systems.ALL["bfloat16"],
@@ -103,7 +101,7 @@ def profile(system, *, steps):
     Returns:
         dict: ms_per_step by the clock, with and without the profiler; kinds, ms_per_step by kind.
     """
-    train_step = systems.start(system, seed=1).train_step
+    _, train_step = systems.start(system, seed=1)
     # Times do not depend on what the pictures show.
     real = tf.tanh(latents.sample_latents(system.batch_size, 28 * 28, seed=2, step=0))
     real = tf.reshape(real, (system.batch_size, *systems.MNIST))
@@ -135,29 +133,30 @@ def profile(system, *, steps):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20, help="steps recorded")
+def main(arguments=None):
+    parser = record.make_parser(__doc__)
+    whole = record.whole_number(1, 10**6)
+    parser.add_argument("--steps", type=whole, default=20, help="steps recorded")
     parser.add_argument("--save", action="store_true", help=f"write {SAVED.name}")
-    options = parser.parse_args()
-    result = {
-        "date": date.today().isoformat(),
-        **time_to_quality.about(),
-        "steps": options.steps,
-        "unit": "milliseconds a step from start to end of each operation, summed over operations",
-        "systems": {},
-    }
-    print(result["machine"], result["versions"])
+    options = parser.parse_args(arguments)
+    about, profiles = record.about(), {}
+    print(about["machine"], about["versions"])
     for name, system in VERSIONS.items():
-        one = result["systems"][name] = profile(system, steps=options.steps)
+        one = profiles[name] = profile(system, steps=options.steps)
         print(f"\n{name}: {one['ms_per_step']:.1f} ms a step by the clock", end="")
         print(f" ({one['ms_per_step_profiled']:.1f} while recorded); operations:")
         for kind, ms in one["kinds"].items():
             print(f"  {ms:8.2f} ms {100 * ms / sum(one['kinds'].values()):5.1f} %  {kind}")
         print("  largest of the kind 'other':", one["largest_other"])
     if options.save:
-        SAVED.parent.mkdir(parents=True, exist_ok=True)
-        time_to_quality.write_json(SAVED, result)
+        record.save(
+            SAVED,
+            command=record.command(__file__, arguments),
+            **about,
+            steps=options.steps,
+            unit="milliseconds a step from start to end of each operation, summed over operations",
+            systems=profiles,
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ itself, on real coarse images. Both have averaged generators, batches of 64 and
 `runtime.fast_precision`.
 
 A row holds the scores of 10,000 samples against the test images, and beside each its floor, that
-of 10,000 training images. A pyramid's row also says where the error comes in: the Frechet distance
+of 10,000 training images. A pyramid's row also says where the error comes in: the Fréchet distance
 of those training images, made coarse and drawn again by the upper levels alone ("from_14",
 "from_7"), or by interpolation alone ("blurred_14", "blurred_7").
 
@@ -18,111 +18,69 @@ time it hardly changes when something else runs there. --steps limits the steps 
 trials; the result says how many were made.
 """
 
-import contextlib
 import time
 from functools import partial
 
-import seeds  # first: it imports TensorFlow without its start-up messages
-import time_to_quality
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
-import keras
+import course
 import numpy as np
-import tensorflow as tf
 
-from ganutils import classifier, data, losses, metrics, networks, pyramids, runtime, training
+from ganutils import classifier, data, losses, metrics, networks, runtime
+from ganutils.families import lapgan
 from ganutils.latents import sample_latents
-from ganutils.updates import make_train_step, with_average
+from ganutils.steps import make_gan_play
 
 VARIANTS = ("dcgan", "pyramid")
 SECONDS = 100.0
 SHARES = (0.4, 0.3, 0.3)  # of the pyramid's time, coarse before fine
 WIDTHS = {14: (64, 64, 32), 28: (32, 64, 16)}  # of the generators, fewer where pixels are many
-LATENT_DIM, BATCH_SIZE, LEARNING_RATE = 64, 64, 1e-3
+LATENT_DIM, BATCH_SIZE = 64, 64
 CHUNK = 500  # images drawn at once
-
-
-def optimizers():
-    """Adam as in the course's DCGAN, one for each player."""
-    return {
-        name: keras.optimizers.Adam(LEARNING_RATE, beta_1=0.5, beta_2=0.99)
-        for name in ("d_optimizer", "g_optimizer")
-    }
-
-
-def make_gan(discriminator, generator, *, seed):
-    """A GAN's training step, and the average of its generator."""
-    train_step = make_train_step(
-        discriminator,
-        generator,
-        objective=losses.non_saturating,
-        latent_dim=LATENT_DIM,
-        seed=seed,
-        **optimizers(),
-    )
-    average = runtime.in_float32(generator)
-    return with_average(train_step, generator, average), average
+GAN = {"objective": losses.non_saturating, "latent_dim": LATENT_DIM}
 
 
 def make_dcgan(image_shape, *, seed):
-    """The course's DCGAN for images of any size that its defaults take."""
+    """The course's DCGAN for images of any size that its defaults take; its run and its step."""
     discriminator = networks.dcgan_discriminator(image_shape)
-    return make_gan(discriminator, networks.dcgan_generator(LATENT_DIM, image_shape), seed=seed)
+    run = course.averaged_run(discriminator, networks.dcgan_generator(LATENT_DIM, image_shape))
+    play = make_gan_play(run.discriminator, run.generator, seed=seed, **GAN)
+    return run, course.averaged_step(run, play)
 
 
 def make_coarsest(image_shape, *, seed):
     """The GAN of the pyramid's coarse images: convolutions that enlarge nothing."""
     discriminator = networks.dcgan_discriminator(image_shape, widths=(32, 64), kernel_size=3)
     generator = networks.dcgan_generator(LATENT_DIM, image_shape, widths=(32, 32), scales=(1, 1))
-    return make_gan(discriminator, generator, seed=seed)
+    run = course.averaged_run(discriminator, generator)
+    play = make_gan_play(discriminator, generator, seed=seed, **GAN)
+    return run, course.averaged_step(run, play)
 
 
 def make_level(image_shape, *, seed):
     """The GAN of one level of the pyramid."""
-    generator = pyramids.pyramid_generator(image_shape, widths=WIDTHS[image_shape[0]])
-    train_step = pyramids.make_pyramid_step(
-        pyramids.pyramid_discriminator(image_shape, kernel_size=3),
-        generator,
-        objective=losses.non_saturating,
-        seed=seed,
-        **optimizers(),
+    discriminator = lapgan.lapgan_discriminator(image_shape, kernel_size=3)
+    generator = lapgan.lapgan_generator(image_shape, widths=WIDTHS[image_shape[0]])
+    run = course.averaged_run(discriminator, generator)
+    play = lapgan.make_lapgan_play(
+        discriminator, generator, objective=losses.non_saturating, seed=seed
     )
-    average = runtime.in_float32(generator)
-    return with_average(train_step, generator, average), average
+    return run, course.averaged_step(run, play)
 
 
 def train_for(make, images, seconds, *, steps, seed):
-    """Train from nothing until the time or the steps are over.
+    """Train from nothing until the processor time or the steps are over.
 
-    Args:
-        make: function (image_shape, *, seed) -> training step, averaged generator.
-        images: real ones, float32 (N, height, width, channels) in [-1, 1].
-        seconds: of training, > 0.
-        steps: at most.
-        seed: of batches and noise.
-
-    Returns:
-        The averaged generator; a dict of the seconds of processor time and the steps it took.
+    make: function (image_shape, *, seed) -> run, step. Returns the averaged generator; a dict of
+    the seconds of processor time and the steps it took.
     """
-    train_step, average = make(images.shape[1:], seed=seed)
-    step, history, began = tf.Variable(0, dtype=tf.int64), {}, time.process_time()
-
-    def watch(progress):
-        if time.process_time() - began >= seconds:
-            raise time_to_quality.TimeIsUp
-
-    with contextlib.suppress(time_to_quality.TimeIsUp):
-        make_batches = partial(data.batches, images, BATCH_SIZE, seed=seed)
-        training.train(
-            train_step,
-            make_batches,
-            steps=steps,
-            step=step,
-            history=history,
-            callbacks=[watch],
-            every=1,
-        )
-    return average, {"seconds": time.process_time() - began, "steps": len(history["d_loss"])}
+    run, train_step = make(images.shape[1:], seed=seed)
+    batches = partial(data.batches, images, BATCH_SIZE, seed=seed)
+    taken = course.train_for(
+        run, train_step, batches, [seconds], steps=steps, clock=time.process_time
+    )
+    return run.average, {"seconds": taken, "steps": int(run.step)}
 
 
 def in_chunks(draw, count):
@@ -141,7 +99,7 @@ def sample_dcgan(generator, count, *, seed):
 
 def sample_chain(generators, count, *, seed):
     def draw(start, size):
-        return pyramids.sample_pyramid(generators, size, seed=seed, step=start)[-1]
+        return lapgan.sample_pyramid(generators, size, seed=seed, step=start)[-1]
 
     return in_chunks(draw, count)
 
@@ -150,9 +108,9 @@ def redraw(generators, images, *, seed):
     """Images made as much coarser as there are generators of levels, then drawn again by them."""
 
     def draw(start, size):
-        part, *_ = pyramids.build_pyramid(images[start : start + size], len(generators))
+        part, *_ = lapgan.build_pyramid(images[start : start + size], len(generators))
         for level, generator in enumerate(generators):
-            part = pyramids.refine(generator, part, seed=seed + level, step=start)
+            part = lapgan.refine(generator, part, seed=seed + level, step=start)
         return part
 
     return in_chunks(draw, len(images))
@@ -160,26 +118,27 @@ def redraw(generators, images, *, seed):
 
 def blur(images, levels):
     """Images made coarser and enlarged again, without anything put in."""
-    coarse, *residuals = pyramids.build_pyramid(images, levels)
-    return pyramids.reconstruct([coarse, *(0 * residual for residual in residuals)]).numpy()
+    coarse, *residuals = lapgan.build_pyramid(images, levels)
+    return lapgan.reconstruct([coarse, *(0 * residual for residual in residuals)]).numpy()
 
 
-def measure(variant, *, seed, steps, source="mnist", seconds=SECONDS, count=10_000, judge=None):
+def measure(
+    variant, *, seed, steps, source="mnist", seconds=SECONDS, count=course.COUNT, judge=None
+):
     """Train one variant for so many seconds, and score it; the row, and 64 samples.
 
     The judge is the course's, or made of other settings of `classifier.digit_classifier`.
     """
     images, _, _ = data.load_images(source)
-    judge = time_to_quality.make_judge(source, count=count, **(judge or {}))
-    policy = runtime.fast_precision()
-    row = {"precision_policy": policy}
+    judge = course.make_judge(source, count=count, **(judge or {}))
+    row = {"precision_policy": runtime.fast_precision()}
     if variant == "dcgan":
         generator, taken = train_for(make_dcgan, images, seconds, steps=steps, seed=seed)
         row["levels"] = [taken]
         samples = sample_dcgan(generator, count, seed=seed + 1)
     else:
         makers = (make_coarsest, make_level, make_level)
-        sizes = [pyramids.build_pyramid(images, level)[0].numpy() for level in (2, 1)] + [images]
+        sizes = [lapgan.build_pyramid(images, level)[0].numpy() for level in (2, 1)] + [images]
         trained = [
             train_for(make, real, seconds * share, steps=steps, seed=seed)
             for make, real, share in zip(makers, sizes, SHARES, strict=True)
@@ -190,14 +149,13 @@ def measure(variant, *, seed, steps, source="mnist", seconds=SECONDS, count=10_0
             drawn = redraw(generators[-levels:], images[:count], seed=seed + 1)
             row[f"from_{side}"] = judge.frechet(drawn)
             row[f"blurred_{side}"] = judge.frechet(blur(images[:count], levels))
-    scores = metrics.score_samples(
-        judge.real, classifier.classify(judge.model, samples), held_out=judge.held_out
-    )
+    shown = classifier.classify(judge.model, samples)
+    scores = metrics.score_samples(judge.real, shown, held_out=judge.held_out)
     for name in ("frechet_distance", "precision", "recall"):
         row[name], row[f"{name}_floor"] = scores[name]
     row["seconds"] = sum(level["seconds"] for level in row["levels"])
-    return row, {"samples": seeds.as_bytes(samples[:64])}
+    return row, {"samples": record.as_bytes(samples[:64])}
 
 
 if __name__ == "__main__":
-    seeds.main(measure, VARIANTS, script=__file__, doc=__doc__, steps=10**6)
+    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=10**6)

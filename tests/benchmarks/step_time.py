@@ -4,23 +4,23 @@
 
 The plain loop is that of the usual program: `tf.data` of float32 images, shuffled and batched;
 `tf.random.normal`; two tapes in one `tf.function`; a pass of D over real and one over fake images;
-Keras' Adam; a Python loop. Ours is `training.train` on `data.batches`, with history and live view.
-Batch size, optimizer and process are the same, and the networks compute the same function: ours
-have the course's fused batch normalization. Blocks of steps alternate; a time is the median over
-the blocks of one loop, a ratio the median of ratios of neighboring blocks, so that a machine that
-is busy for a while slows both sides. The cost of data and history is that of our loop over the bare
-step on one constant batch. On the toy, a ring of Gaussians with the networks of notebook 7, "drawn"
-is `training.make_drawn_loop`: steps and data as one program. --save writes
+Keras' Adam; a Python loop. Ours is the compiled loop of `training.train` on `data.batches`, with
+history and live view. Batch size, optimizer and process are the same, and the networks compute the
+same function: ours have the course's fused batch normalization. Blocks of steps alternate; a time
+is the median over the blocks of one loop, a ratio the median of ratios of neighboring blocks, so
+that a machine that is busy for a while slows both sides. The cost of data and history is that of
+our loop over the bare step on one constant batch. On the toy, a ring of Gaussians with the networks
+of notebook 7, "drawn" is `training.make_loop`: steps and data as one program. --save writes
 notebooks/assets/results/step_time.json.
 """
 
-import argparse
 import math
 import time
-from datetime import date
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
-from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
+import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
 import keras
@@ -28,16 +28,31 @@ import matplotlib
 import numpy as np
 import systems
 import tensorflow as tf
-import time_to_quality
 
-from ganutils import data, figures, latents, losses, networks, training, updates
+from ganutils import data, figures, latents, losses, networks, runtime, steps, training
 from ganutils.layers import FusedBatchNormalization
 
-SAVED = time_to_quality.RESULTS / "step_time.json"
+SAVED = record.RESULTS / "step_time.json"
 POINTS = 20_000  # of the toy data
 
 
-# The systems: data, batch size, latent dimension, optimizer, networks.
+class Case(NamedTuple):
+    """What both loops train.
+
+    data: function () -> real samples. networks, ours: functions () -> discriminator, generator.
+    block: steps in a row of one loop. per_call: steps of one call of ours. every: steps between two
+    drawings of the live view.
+    """
+
+    data: Callable
+    batch_size: int
+    latent_dim: int
+    make_optimizer: Callable
+    networks: Callable
+    ours: Callable
+    block: int
+    per_call: int
+    every: int
 
 
 def images():
@@ -55,51 +70,52 @@ def toy_players():
 
 def fused_bn_leaky(x):
     """As `systems.bn_leaky`, with the normalization in one operation."""
-    return keras.layers.LeakyReLU(negative_slope=0.3)(FusedBatchNormalization()(x))
+    return systems.leaky_03(FusedBatchNormalization()(x))
 
 
-def classic(name):
+def classic(name, *, block, every, **ours):
+    """One of the classic systems; ours: other arguments of our generator's builder."""
     system = systems.SYSTEMS[name]
-    fused = {"after_dense": fused_bn_leaky, "after_conv": fused_bn_leaky} if name == "S1" else {}
-    return {
-        "data": images,
-        "batch_size": system.batch_size,
-        "latent_dim": system.latent_dim,
-        "make_optimizer": system.make_optimizer,
-        "networks": lambda: (system.make_discriminator(), system.make_generator()),
-        "ours": lambda: (system.make_discriminator(), partial(system.make_generator, **fused)()),
-        "block": {"S1": 2, "S5": 40}[name],
-        "per_call": system.per_call,
-        "every": {"S1": 234, "S5": 600}[name],  # S1 draws once an epoch
-    }
+    return Case(
+        data=images,
+        batch_size=system.batch_size,
+        latent_dim=system.latent_dim,
+        make_optimizer=system.make_optimizer,
+        networks=lambda: (system.make_discriminator(), system.make_generator()),
+        ours=lambda: (system.make_discriminator(), system.make_generator(**ours)),
+        block=block,
+        per_call=system.per_call,
+        every=every,
+    )
 
 
-SYSTEMS = {
-    "s1": lambda: classic("S1"),
-    "s5": lambda: classic("S5"),
-    "toy": lambda: {
-        "data": ring,
-        "batch_size": 128,
-        "latent_dim": 2,
-        "make_optimizer": partial(systems.adam, 1e-3, beta_1=0.5),
-        "networks": toy_players,
-        "ours": toy_players,
-        "block": 200,
-        "per_call": 100,
-        "every": 1000,
-    },
+fused = {"after_dense": fused_bn_leaky, "after_conv": fused_bn_leaky}
+CASES = {
+    "s1": classic("S1", block=2, every=234, **fused),  # it draws once an epoch
+    "s5": classic("S5", block=40, every=600),
+    "toy": Case(
+        data=ring,
+        batch_size=128,
+        latent_dim=2,
+        make_optimizer=partial(systems.adam, 1e-3, beta_1=0.5),
+        networks=toy_players,
+        ours=toy_players,
+        block=200,
+        per_call=100,
+        every=1000,
+    ),
 }
 
 
 # The loops: functions of a number of steps. All end when the last step has.
 
 
-def plain_loop(system, real):
+def plain_loop(case, real):
     """The usual program, with nothing of ours."""
-    discriminator, generator = system["networks"]()
-    d_optimizer, g_optimizer = system["make_optimizer"](), system["make_optimizer"]()
+    discriminator, generator = case.networks()
+    d_optimizer, g_optimizer = case.make_optimizer(), case.make_optimizer()
     cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
-    batch_size, latent_dim = system["batch_size"], system["latent_dim"]
+    batch_size, latent_dim = case.batch_size, case.latent_dim
 
     @tf.function
     def train_step(real):
@@ -143,27 +159,25 @@ class View(figures.LiveView):
         plt.close(figure)
 
 
-def our_step(system):
-    discriminator, generator = system["ours"]()
-    train_step = updates.make_train_step(
+def our_step(case):
+    discriminator, generator = case.ours()
+    train_step = steps.make_train_step(
         discriminator,
         generator,
-        d_optimizer=system["make_optimizer"](),
-        g_optimizer=system["make_optimizer"](),
+        d_optimizer=case.make_optimizer(),
+        g_optimizer=case.make_optimizer(),
         objective=losses.non_saturating,
-        latent_dim=system["latent_dim"],
+        latent_dim=case.latent_dim,
         seed=1,
     )
     return train_step, generator
 
 
-def our_loop(system, real):
-    """The loop inside `train`, made once, so that no block pays for tracing it again."""
-    train_step, _ = our_step(system)
-    step = tf.Variable(0, dtype=tf.int64)
-    per_call, history = min(system["per_call"], system["block"]), {}
-    batches = data.batches(real, system["batch_size"], seed=1)
-    take = training.make_loop(train_step, batches, step=step, compiled=per_call > 1)
+def loop_of(case, draw, *, per_call, jit_compile=False):
+    """Our loop, made once, so that no block pays for tracing it again; draw: step -> batch."""
+    train_step, _ = our_step(case)
+    step, history = tf.Variable(0, dtype=tf.int64), {}
+    take = training.make_loop(train_step, draw, step, jit_compile=jit_compile)
 
     def run(steps):
         for _ in range(steps // per_call):
@@ -173,50 +187,42 @@ def our_loop(system, real):
     return run
 
 
-def drawn_loop(system):
+def our_loop(case, real):
+    """What `train` does."""
+    batches = iter(data.batches(real, case.batch_size, seed=1))
+    return loop_of(case, lambda step: next(batches), per_call=case.per_call)
+
+
+def drawn_loop(case):
     """The loop of the toy notebooks: one program, points drawn inside it."""
-    train_step, _ = our_step(system)
-    step, history = tf.Variable(0, dtype=tf.int64), {}
 
-    def draw(now):
-        return data.ring_of_gaussians(system["batch_size"], seed=1, step=now)
+    def draw(step):
+        return data.ring_of_gaussians(case.batch_size, seed=1, step=step)
 
-    take = training.make_drawn_loop(train_step, draw, step=step)
-
-    def run(steps):
-        for name, values in take(steps).items():
-            history.setdefault(name, []).extend(values)
-
-    return run
+    return loop_of(case, draw, per_call=case.block, jit_compile=True)
 
 
-def bare_loop(system, real):
+def bare_loop(case, real):
     """The compiled steps on one batch again and again: neither data nor history."""
-    train_step, _ = our_step(system)
-    batch, step = tf.constant(real[: system["batch_size"]]), tf.Variable(0, dtype=tf.int64)
-    if (per_call := min(system["per_call"], system["block"])) > 1:
-        same = tf.data.Dataset.from_tensors(batch).repeat()
-        take = training.make_loop(train_step, same, step=step, compiled=True)
-    else:
-
-        def take(_):
-            return float(train_step(batch, step)["d_loss"])
+    train_step, _ = our_step(case)
+    batch, step = tf.constant(real[: case.batch_size]), tf.Variable(0, dtype=tf.int64)
+    take = training.make_loop(train_step, lambda step: batch, step, jit_compile=False)
 
     def run(steps):
-        for _ in range(steps // per_call):
-            take(per_call)
+        for _ in range(steps // case.per_call):
+            take(case.per_call)
 
     return run
 
 
-def view_seconds(system):
+def view_seconds(case):
     """Seconds that one drawing of the live view takes, median of three after one."""
-    _, generator = our_step(system)
-    fixed = latents.sample_latents(16, system["latent_dim"], seed=2, step=0)
+    _, generator = our_step(case)
+    fixed = latents.sample_latents(16, case.latent_dim, seed=2, step=0)
     view = View(lambda: generator(fixed, training=False))
     rng = np.random.default_rng(0)
     names = ("d_loss", "g_loss", "d_real", "d_fake")
-    history = {name: rng.uniform(size=10 * system["every"]).tolist() for name in names}
+    history = {name: rng.uniform(size=10 * case.every).tolist() for name in names}
     times = []
     for _ in range(4):
         start = time.perf_counter()
@@ -256,18 +262,18 @@ def layer_flops(layer):
     return per_position
 
 
-def step_flops(system):
+def step_flops(case):
     """Floating-point operations of one training step, by the shapes of the layers.
 
     A backward pass through a layer costs a forward pass to its kernel and one to its input; the
     first layer needs no gradient of its input, unless that is a generated image.
     """
-    discriminator, generator = system["networks"]()
-    d = [flops for layer in discriminator.layers if (flops := layer_flops(layer))]
-    g = [flops for layer in generator.layers if (flops := layer_flops(layer))]
+    discriminator, generator = case.networks()
+    d = [layer_flops(layer) for layer in discriminator.layers if hasattr(layer, "kernel")]
+    g = [layer_flops(layer) for layer in generator.layers if hasattr(layer, "kernel")]
     real = fake = 3 * sum(d) - d[0]
     through_d = sum(d)  # from G's loss back to the image
-    return system["batch_size"] * (real + fake + through_d + 3 * sum(g) - g[0])
+    return case.batch_size * (real + fake + through_d + 3 * sum(g) - g[0])
 
 
 def machine_rates():
@@ -297,27 +303,27 @@ def machine_rates():
 
 def measure(name, *, seconds, fast):
     """All loops on one system; returns its figures and prints them."""
-    system = SYSTEMS[name]()
-    real, loops = system["data"](), {}
+    case, loops = CASES[name], {}
+    real = case.data()
     keras.utils.set_random_seed(1)
-    loops["plain"] = plain_loop(system, real)
-    loops["ours"] = our_loop(system, real)
-    loops["bare"] = bare_loop(system, real)
+    loops["plain"] = plain_loop(case, real)
+    loops["ours"] = our_loop(case, real)
+    loops["bare"] = bare_loop(case, real)
     if name == "toy":
-        loops["drawn"] = drawn_loop(system)
-    flops = step_flops(system)
-    drawing = view_seconds(system) if name != "toy" else 0.0  # the toy has no images to draw
+        loops["drawn"] = drawn_loop(case)
+    flops = step_flops(case)
+    drawing = view_seconds(case) if name != "toy" else 0.0  # the toy has no images to draw
     if fast:
         keras.config.set_dtype_policy("mixed_bfloat16")
-        loops["ours, bfloat16"] = our_loop(system, real)
-        loops["bare, bfloat16"] = bare_loop(system, real)
+        loops["ours, bfloat16"] = our_loop(case, real)
+        loops["bare, bfloat16"] = bare_loop(case, real)
         keras.config.set_dtype_policy("float32")
-    times = alternate(loops, system["block"], seconds)
+    times = alternate(loops, case.block, seconds)
     medians = {loop: float(np.median(laps)) for loop, laps in times.items()}
     ratio = {k: float(np.median(times["plain"] / laps)) for k, laps in times.items()}
     result = {
-        "batch_size": system["batch_size"],
-        "per_call": system["per_call"],
+        "batch_size": case.batch_size,
+        "per_call": case.per_call,
         "blocks": len(times["plain"]),
         "ms_per_step": medians,
         "fastest_ms_per_step": {loop: float(laps.min()) for loop, laps in times.items()},
@@ -328,44 +334,38 @@ def measure(name, *, seconds, fast):
     for suffix in ("", ", bfloat16") if fast else ("",):
         ours, bare = times["ours" + suffix], times["bare" + suffix]
         loop_cost = float(np.median(ours / bare)) - 1
-        view_cost = 1000 * drawing / system["every"] / float(np.median(bare))
+        view_cost = 1000 * drawing / case.every / float(np.median(bare))
         result["cost" + suffix] = {"data and history": loop_cost, "live view": view_cost}
-    print(f"\n{name}: batch {system['batch_size']}, {flops / 1e9:.3g} GFLOP a step, ", end="")
-    print(f"{result['blocks']} blocks of {system['block']} steps each")
+    print(f"\n{name}: batch {case.batch_size}, {flops / 1e9:.3g} GFLOP a step, ", end="")
+    print(f"{result['blocks']} blocks of {case.block} steps each")
     for loop, ms in medians.items():
         line = f"  {loop:16} {ms:9.3f} ms a step, {ratio[loop]:5.2f} times plain"
         print(f"{line}, {result['gflop_per_s'][loop]:7.1f} GFLOP/s")
     for key, cost in result.items():
         if key.startswith("cost"):
             parts = ", ".join(f"{part} {100 * share:.2f} %" for part, share in cost.items())
-            print(f"  {key} over the bare step: {parts} (a view every {system['every']} steps)")
+            print(f"  {key} over the bare step: {parts} (a view every {case.every} steps)")
     return result
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=180, help="measuring time, all systems")
-    parser.add_argument("--only", default=",".join(SYSTEMS), help="systems, separated by commas")
-    parser.add_argument("--save", action="store_true", help=f"write {SAVED.name}")
-    options = parser.parse_args()
-    names = options.only.split(",")
-    if not set(names) <= set(SYSTEMS):
-        parser.error(f"--only knows {', '.join(SYSTEMS)}")
+def main(arguments=None):
+    parser = record.make_parser(__doc__)
+    add, names = parser.add_argument, record.names_of(CASES)
+    add("--seconds", type=record.positive, default=180, help="measuring time, all together")
+    add("--only", type=names, default=list(CASES), help="s1,s5,toy")
+    add("--save", action="store_true", help=f"write {SAVED.name}")
+    options = parser.parse_args(arguments)
     fast = runtime.fast_precision() == "mixed_bfloat16"
     keras.config.set_dtype_policy("float32")
-    result = {"date": date.today().isoformat(), **time_to_quality.about()}
-    result["gflop_per_s"] = machine_rates()
-    print(result["machine"], result["versions"])
-    print("GFLOP/s of one large", {k: round(v) for k, v in result["gflop_per_s"].items()})
+    about, rates = record.about(), machine_rates()
+    print(about["machine"], about["versions"])
+    print("GFLOP/s of one large", {k: round(v) for k, v in rates.items()})
     shares = {"s1": 6, "s5": 1, "toy": 1}  # S1's steps are long
-    whole = sum(shares[name] for name in names)
-    result["systems"] = {
-        name: measure(name, seconds=options.seconds * shares[name] / whole, fast=fast)
-        for name in names
-    }
+    second = options.seconds / sum(shares[name] for name in options.only)
+    found = {name: measure(name, seconds=shares[name] * second, fast=fast) for name in options.only}
     if options.save:
-        SAVED.parent.mkdir(parents=True, exist_ok=True)
-        time_to_quality.write_json(SAVED, result)
+        command = record.command(__file__, arguments)
+        record.save(SAVED, command=command, **about, gflop_per_s=rates, systems=found)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,24 @@
 """The classic programs that the course is measured against, and the course's own, side by side.
 
 Each `System` says what a published program is made of: networks, noise, optimizers, batch, and how
-one training step goes. `start` builds one, ready for `training.train`. Layers are those of the
-programs; the code is the course's, so all run on the same loop, data and noise by (seed, step).
+one training step goes. `start` builds one. Layers are those of the programs; the code is the
+course's, so all run on the same loop, data and noise by (seed, step). It imports no script.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from ganutils import runtime  # first: it imports TensorFlow without its start-up messages
+import record  # noqa: F401  first: it imports TensorFlow without its start-up messages
 
 # isort: split
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from ganutils import checkpoints, losses, networks, penalties, updates
-from ganutils.latents import sample_latents
-from ganutils.layers import FusedBatchNormalization
-from ganutils.stabilizers import SpectralNormalization
+from ganutils import losses, networks, runtime, steps, training
+from ganutils.latents import sample_latents, stream
+from ganutils.layers import FusedBatchNormalization, SpectralNormalization
 
 MNIST = (28, 28, 1)
 
@@ -29,12 +27,11 @@ class System(NamedTuple):
     """One program.
 
     title: for tables. make_discriminator, make_generator: function () -> model. make_optimizer:
-    function () -> Keras optimizer, called once a network. make_step: factory with the arguments of
-    `updates.make_train_step`, bar the objective. batch_size: images a step. latent_dim: length
-    of z. draw: function as `latents.sample_latents`, the distribution of z. fast: whether it trains
-    in `runtime.fast_precision`. averaged: whether its samples come from averaged weights.
-    per_call: steps by one call of `training.train`, which is no part of the design: more where a
-    step is short.
+    function () -> Keras optimizer, called once a network. make_step: as `steps.make_train_step`,
+    bar the objective. batch_size: images a step. draw: as `latents.sample_latents`. fast: whether
+    it trains in `runtime.fast_precision`. averaged: whether its samples come from averaged weights.
+    per_call: steps by one call of `training.train`, no part of the design: more where a step is
+    short.
     """
 
     title: str
@@ -53,17 +50,30 @@ class System(NamedTuple):
 # What follows a layer, as functions of a tensor.
 
 
+def leaky_03(x):
+    return layers.LeakyReLU(negative_slope=0.3)(x)
+
+
 def bn_leaky(x):
-    return layers.LeakyReLU(negative_slope=0.3)(layers.BatchNormalization()(x))
+    return leaky_03(layers.BatchNormalization()(x))
+
+
+def bn_leaky_02(x):
+    return keras.ops.leaky_relu(layers.BatchNormalization()(x))
 
 
 def fused_bn_leaky_02(x):
     """As `networks.bn_relu`, with another activation."""
-    return networks.leaky_relu(FusedBatchNormalization()(x))
+    return keras.ops.leaky_relu(FusedBatchNormalization()(x))
+
+
+def plain_bn_relu(x):
+    """As `networks.bn_relu`, by Keras' own layer."""
+    return layers.ReLU()(layers.BatchNormalization()(x))
 
 
 def leaky_dropout(x):
-    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.3)(x))
+    return layers.Dropout(0.3)(leaky_03(x))
 
 
 def bn_relu_08(x):
@@ -72,12 +82,11 @@ def bn_relu_08(x):
 
 def bn_leaky_dropout_08(x):
     x = layers.BatchNormalization(momentum=0.8)(x)
-    return layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.2)(x))
+    return layers.Dropout(0.3)(keras.ops.leaky_relu(x))
 
 
 def leaky_bn_08(x):
-    x = layers.LeakyReLU(negative_slope=0.2)(x)
-    return layers.BatchNormalization(momentum=0.8)(x)
+    return layers.BatchNormalization(momentum=0.8)(keras.ops.leaky_relu(x))
 
 
 def plain_upsample_conv(x, filters, scale, **conv):
@@ -112,8 +121,8 @@ def max_pool_discriminator():
 
 
 def uniform_latents(count, latent_dim, *, seed, step):
-    """Draw latents uniform in [-1, 1), a pure function of (seed, step) as `sample_latents` is."""
-    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    """Draw latents uniform in [-1, 1) by (seed, step) alone."""
+    key = stream(seed, step)
     return tf.random.stateless_uniform((count, latent_dim), seed=key, minval=-1.0, maxval=1.0)
 
 
@@ -158,15 +167,14 @@ def make_alternating_step(
     D is in training mode throughout: its batch normalization uses the batch that it is shown.
 
     Args:
-        discriminator, generator, d_optimizer, g_optimizer, latent_dim, seed: as for
-            `updates.make_train_step`.
-        draw: function as `latents.sample_latents`.
+        draw: as `latents.sample_latents`; two draws a step.
         show: `apart`, `in_turn` or `together`.
         predicts: where True, D's fake images are made of noise of their own with the moving
             statistics of G, as by Keras' `predict`; else they are those that G then learns from.
+        The rest is as for `steps.make_train_step`.
 
     Returns:
-        `tf.function` as that of `updates.make_train_step`. Each logit is reported as it was
+        `tf.function` as that of `steps.make_train_step`. Each logit is reported as it was
         before the update that it led to; d_loss is the sum over real and fake in every case.
     """
     d_vars, g_vars = discriminator.trainable_variables, generator.trainable_variables
@@ -186,8 +194,7 @@ def make_alternating_step(
 
     @tf.function
     def train_step(real, step):
-        count, step = tf.shape(real)[0], 2 * tf.cast(step, tf.int64)  # two draws a step
-        shown = None
+        count, step = tf.shape(real)[0], 2 * tf.cast(step, tf.int64)
         if predicts:
             shown = generator(draw(count, latent_dim, seed=seed, step=step), training=False)
         with tf.GradientTape() as tape:
@@ -203,7 +210,7 @@ def make_alternating_step(
     return train_step
 
 
-simultaneous = partial(updates.make_train_step, objective=losses.non_saturating)
+simultaneous = partial(steps.make_train_step, objective=losses.non_saturating)
 adam = keras.optimizers.Adam
 glorot = "glorot_uniform"  # Keras' own default, with which these programs were written
 
@@ -263,7 +270,7 @@ SYSTEMS = {
             scales=(2, 2, 1),
             enlarge=plain_upsample_conv,
             kernel_size=5,
-            after_dense=networks.leaky_relu,
+            after_dense=keras.ops.leaky_relu,
             after_conv=bn_relu_08,
             use_bias=True,
             kernel_initializer=glorot,
@@ -309,25 +316,8 @@ SYSTEMS = {
 # and what else was tried, one change to the course's DCGAN.
 
 
-def plain_bn_relu(x):
-    """As `networks.bn_relu`, by Keras' own layer."""
-    return layers.ReLU()(layers.BatchNormalization()(x))
-
-
-def bn_leaky_02(x):
-    return networks.leaky_relu(layers.BatchNormalization()(x))
-
-
 def dcgan(title, base, *, g=None, d=None, **changes):
-    """A system like another one, with other arguments of the builders or other settings.
-
-    Args:
-        title: what is new, for tables.
-        base: `System` to change.
-        g, d: arguments of `networks.dcgan_generator` and `dcgan_discriminator`, on top of those of
-            the base.
-        changes: fields of `System`.
-    """
+    """A system like `base`; g, d: other arguments of its builders; changes: fields of `System`."""
     make_generator = partial(base.make_generator, **(g or {}))
     make_discriminator = partial(base.make_discriminator, **(d or {}))
     return base._replace(
@@ -385,57 +375,78 @@ def spectral_discriminator():
     return keras.models.clone_model(COURSE.make_discriminator(), clone_function=rebuilt)
 
 
-def penalty_term(penalty, discriminator, seed):
-    """A penalty, as for `make_penalized_step`, as a term of `updates.make_regularized_step`."""
-    return lambda real, fake, step: penalty(discriminator, real, fake, seed=seed, step=step)
-
-
-def make_penalized_step(discriminator, generator, *, seed, penalty=None, **settings):
-    """Make a step of `updates.make_regularized_step`, with a penalty of D perhaps.
-
-    Args:
-        discriminator, generator, seed: as for `updates.make_train_step`.
-        penalty: function (discriminator, real, fake, *, seed, step) -> scalar, weight included,
-            which is added to D's loss; None for none.
-        settings: further arguments of `updates.make_regularized_step`.
-
-    Returns:
-        `tf.function` as that of `updates.make_train_step`.
-    """
-    d_terms = [penalty_term(penalty, discriminator, seed)] if penalty else []
-    return updates.make_regularized_step(
-        discriminator, generator, seed=seed, d_terms=d_terms, **settings
-    )
+def no_terms(discriminator, generator, seed):
+    return ()
 
 
 def gradient_penalty(weight):
-    return lambda critic, real, fake, **draw: (
-        weight * penalties.gradient_penalty(critic, real, fake, **draw)
-    )
+    """Terms of D's loss, as a function of (discriminator, generator, seed)."""
+
+    def make_terms(discriminator, generator, seed):
+        def term(real, fake, step):
+            draw = {"seed": seed, "step": step}
+            return weight * losses.gradient_penalty(discriminator, real, fake, **draw)
+
+        return [term]
+
+    return make_terms
 
 
 def r1_penalty(weight):
-    return lambda discriminator, real, fake, **draw: (
-        weight * penalties.r1_penalty(discriminator, real)
+    """Terms of D's loss, as a function of (discriminator, generator, seed)."""
+
+    def make_terms(discriminator, generator, seed):
+        return [lambda real, fake, step: weight * losses.r1_penalty(discriminator, real)]
+
+    return make_terms
+
+
+def make_step_with_terms(
+    discriminator,
+    generator,
+    *,
+    d_optimizer,
+    g_optimizer,
+    objective,
+    latent_dim,
+    seed,
+    d_terms=no_terms,
+    g_terms=no_terms,
+    d_steps=1,
+    constrain=None,
+):
+    """The step of the plain game; terms: functions (discriminator, generator, seed) -> terms."""
+    play = steps.make_gan_play(
+        discriminator,
+        generator,
+        objective=objective,
+        latent_dim=latent_dim,
+        seed=seed,
+        d_terms=d_terms(discriminator, generator, seed),
+        g_terms=g_terms(discriminator, generator, seed),
+    )
+    return steps.make_step(
+        play,
+        discriminator.trainable_variables,
+        generator.trainable_variables,
+        d_optimizer=d_optimizer,
+        g_optimizer=g_optimizer,
+        d_steps=d_steps,
+        constrain=constrain,
     )
 
 
-def with_loss(title, objective, *, d_steps=1, make_discriminator=COURSE.make_discriminator, **more):
-    """The course's DCGAN with another loss; every update of D sees as many images as before.
-
-    Args:
-        title: for tables.
-        objective: pair of losses.
-        d_steps: updates of D for each of G.
-        make_discriminator: as in `System`.
-        more: arguments of `make_penalized_step`.
-    """
-    return COURSE._replace(
-        title=title,
-        make_discriminator=make_discriminator,
-        make_step=partial(make_penalized_step, objective=objective, d_steps=d_steps, **more),
-        batch_size=d_steps * COURSE.batch_size,
+def with_loss(title, objective, *, d_steps=1, d_terms=no_terms, constrain=None):
+    """The course's DCGAN with another loss; every update of D sees as many images as before."""
+    make_step = partial(
+        make_step_with_terms,
+        objective=objective,
+        d_steps=d_steps,
+        d_terms=d_terms,
+        constrain=constrain,
     )
+    batch_size = d_steps * COURSE.batch_size
+    return COURSE._replace(title=title, make_step=make_step, batch_size=batch_size)
 
 
 # Chosen by one short run each, which is weak evidence.
@@ -448,39 +459,26 @@ LOSSES = {
     "loss-nonsat": with_loss("non-saturating", losses.non_saturating),
     "loss-squares": with_loss("least squares", losses.least_squares),
     "loss-hinge": with_loss("hinge", losses.hinge),
-    "loss-spectral": with_loss(
-        "hinge, spectral norm", losses.hinge, make_discriminator=spectral_discriminator
+    "loss-spectral": with_loss("hinge, spectral norm", losses.hinge)._replace(
+        make_discriminator=spectral_discriminator
     ),
     "loss-clipping": with_loss(
         "Wasserstein, clipping",
         losses.wasserstein,
         d_steps=CRITIC_STEPS,
-        constrain=partial(penalties.clip_weights, limit=CLIP),
+        constrain=partial(losses.clip_weights, limit=CLIP),
     ),
     "loss-penalty": with_loss(
         "Wasserstein, penalty",
         losses.wasserstein,
         d_steps=CRITIC_STEPS,
-        penalty=gradient_penalty(10.0),
+        d_terms=gradient_penalty(10.0),
     ),
     "loss-r1": with_loss(
-        "non-saturating, R1", losses.non_saturating, penalty=r1_penalty(R1_WEIGHT)
+        "non-saturating, R1", losses.non_saturating, d_terms=r1_penalty(R1_WEIGHT)
     ),
 }
 ALL = SYSTEMS | STEPS | TRIED | LOSSES
-
-
-class Run(NamedTuple):
-    """A system with its variables. sampler: the generator that samples come from, in float32."""
-
-    system: System
-    seed: int
-    discriminator: keras.Model
-    generator: keras.Model
-    sampler: keras.Model
-    d_optimizer: keras.optimizers.Optimizer
-    g_optimizer: keras.optimizers.Optimizer
-    train_step: Callable
 
 
 def start(system, *, seed):
@@ -491,70 +489,35 @@ def start(system, *, seed):
         seed: integer in 0..2**32 - 1; decides the first weights, the dropout and the noise.
 
     Returns:
-        `Run`, of which `train_step` fits `training.train`.
+        `training.Run`, whose average is the generator that samples come from, in float32; and its
+        training step.
     """
     policy = keras.config.dtype_policy()
     keras.utils.set_random_seed(seed)
     try:
         keras.config.set_dtype_policy("float32")
-        sampler = system.make_generator()
+        average = system.make_generator()
         if system.fast:
             runtime.fast_precision()
         discriminator, generator = system.make_discriminator(), system.make_generator()
     finally:
         keras.config.set_dtype_policy(policy)
-    sampler.set_weights(generator.get_weights())
-    d_optimizer, g_optimizer = system.make_optimizer(), system.make_optimizer()
-    train_step = system.make_step(
-        discriminator,
-        generator,
-        d_optimizer=d_optimizer,
-        g_optimizer=g_optimizer,
-        latent_dim=system.latent_dim,
-        seed=seed,
-    )
+    average.set_weights(generator.get_weights())
+    optimizers = {"d_optimizer": system.make_optimizer(), "g_optimizer": system.make_optimizer()}
+    run = training.Run(discriminator, generator, average=average, **optimizers)
+    sizes = {"latent_dim": system.latent_dim, "seed": seed}
+    train_step = system.make_step(discriminator, generator, **sizes, **optimizers)
     if system.averaged:
-        train_step = updates.with_average(train_step, generator, sampler)
-    return Run(
-        system, seed, discriminator, generator, sampler, d_optimizer, g_optimizer, train_step
-    )
+        train_step = steps.with_ema(train_step, generator, average)
+    return run, train_step
 
 
-def make_checkpoint(run, *, step, history, **more):
-    """Gather the whole state of a run.
-
-    Args:
-        run: `Run`.
-        step, history, more: as for `checkpoints.make_checkpoint`; the sampler is among them.
-
-    Returns:
-        `tf.train.Checkpoint`.
-    """
-    return checkpoints.make_checkpoint(
-        run.discriminator,
-        run.generator,
-        d_optimizer=run.d_optimizer,
-        g_optimizer=run.g_optimizer,
-        step=step,
-        history=history,
-        average=run.sampler,
-        **more,
-    )
-
-
-def sample(run, count, *, at_once=500):
+def sample(run, system, count, *, seed):
     """Draw images from the generator that a reader would end up with, in inference mode.
 
-    Args:
-        run: `Run`, at whatever step it stands.
-        count: number of images.
-        at_once: images in one pass.
-
-    Returns:
-        float32 array (count, 28, 28, 1) in [-1, 1]; noise of a step that no training has, -1.
+    float32 array (count, 28, 28, 1) in [-1, 1]; noise of a step that no training has, -1.
     """
-    if not run.system.averaged:
-        run.sampler.set_weights(run.generator.get_weights())
-    z = run.system.draw(count, run.system.latent_dim, seed=run.seed, step=-1)
-    parts = [z[i : i + at_once] for i in range(0, count, at_once)]
-    return np.concatenate([run.sampler(part, training=False).numpy() for part in parts])
+    if not system.averaged:
+        run.average.set_weights(run.generator.get_weights())
+    z = system.draw(count, system.latent_dim, seed=seed, step=-1)
+    return run.average.predict(z, batch_size=500, verbose=0)

@@ -1,39 +1,26 @@
-"""How does a digit lean, and how thick are its strokes? Rulers for drawn strokes.
+"""How does a digit lean, and how thick are its strokes? Rulers for bright strokes on black.
 
-Bright strokes on black; no threshold says what belongs to a stroke.
+No threshold says what belongs to a stroke. Images are float (count, height, width, channels) in
+[-1, 1]; one without any ink is refused.
 """
 
 import numpy as np
 
-from ganutils import checks
+from ganutils import validation
 
 
 def ink_of(images):
-    """How much ink is in each pixel: 0 for black, 1 for white, the mean over the channels.
-
-    Args:
-        images: float (count, height, width, channels) in [-1, 1], bright strokes on black.
-
-    Returns:
-        float64 (count, height, width) in [0, 1].
-
-    Raises:
-        TypeError, ValueError: no floats; another shape or range, NaN, or an image without any ink.
-    """
-    ink = (checks.as_images(images, "images").astype(np.float64).mean(axis=3) + 1) / 2
-    if (empty := np.flatnonzero(ink.sum(axis=(1, 2)) == 0)).size:
+    """How much ink is in each pixel: float64 (count, height, width), 0 for black, 1 for white."""
+    images = validation.as_images(images, "images")
+    if (empty := np.flatnonzero((images == -1).all(axis=(1, 2, 3)))).size:
         raise ValueError(f"image {empty[0]} has no ink (all -1), so its strokes have no measure.")
-    return ink
+    return (images.astype(np.float64).mean(axis=3) + 1) / 2
 
 
 def stroke_slant(images):
-    """How far the ink leans to the right, per unit upward: 0 upright, 1 at 45 degrees.
+    """How far the ink leans to the right, per unit upward: 0 upright, 1 at 45 degrees; (count,).
 
     The covariance of right and up over the variance of up. Shearing an image by s adds s to it.
-    Args, Raises: as `ink_of`.
-
-    Returns:
-        float64 (count,), negative where it leans to the left.
     """
     ink = ink_of(images)
     share = ink / ink.sum(axis=(1, 2), keepdims=True)
@@ -45,14 +32,11 @@ def stroke_slant(images):
 
 
 def stroke_width(images):
-    """Width of the strokes in pixels: twice the area of the ink over the length of its edge.
+    """Width of the strokes in pixels, (count,): twice the ink's area over its edge's length.
 
     A stroke of width w and length l has area w l and an edge of about 2 l; with its two ends, a bar
     measures w / (1 + w / l). The edge's length is the sum of the ink's gradient between pixels.
-    Args, Raises: as `ink_of`.
-
-    Returns:
-        float64 (count,), > 0; some percent too large from 2 pixels on, more for thinner strokes.
+    What is measured is some percent too large from 2 pixels on, more for thinner strokes.
     """
     ink = np.pad(ink_of(images), [(0, 0), (1, 1), (1, 1)])
     right, down = np.diff(ink, axis=2), np.diff(ink, axis=1)

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ganutils import figures, files
+from ganutils import _atomic, figures
 
 matplotlib.use("Agg")
 
@@ -24,7 +24,7 @@ def listing(folder):
 
 
 def write_bytes(path, seed):
-    with files.whole_file(path) as file:
+    with _atomic.whole_file(path) as file:
         file.write(np.random.default_rng(seed).bytes(100_000))
 
 
@@ -47,12 +47,11 @@ WRITERS = {
     "x.svg": save_figure,
 }
 ADVICE = {
-    errno.ENOSPC: "No space left on device. {} Free some space, then run this again.",
-    errno.EFBIG: "File too large. {} Free some space, then run this again.",
-    errno.EACCES: "Permission denied. {} Choose a place you may write to, then run this again.",
-    errno.EROFS: "Read-only file system. {} Choose a place you may write to, then run this again.",
+    errno.ENOSPC: "No space left.*Free some space",
+    errno.EFBIG: "too large.*Free some space",
+    errno.EACCES: "Permission denied.*a place you may write to",
+    errno.EROFS: "Read-only.*a place you may write to",
 }
-INTACT = "What was there before is as it was."
 
 
 def check_every_writer(folder, trouble, number):
@@ -72,8 +71,8 @@ def check_every_writer(folder, trouble, number):
                     caught = error
                 assert listing(folder) == before
             assert caught.errno == number
-            advice = ADVICE[number].format(INTACT)
-            assert caught.strerror == f"{path} was not written: {advice}", caught
+            expected = f"{path} was not written.*{ADVICE[number]}.*run this again"
+            assert re.search(expected, str(caught)), caught
             del caught
             if not old:
                 write(path, seed=0)
@@ -83,6 +82,7 @@ def check_every_writer(folder, trouble, number):
         path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", disks.TROUBLES)
 def test_trouble_with_the_disk_costs_nothing_and_is_explained(kind):
     assert disks.run(__file__, kind, "check_every_writer") == ""
@@ -99,11 +99,9 @@ def test_each_call_to_the_disk_may_fail(tmp_path, monkeypatch, where):
     before = listing(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path if where == "open" else os, where, fail)
-        expected = re.escape(
-            f"[Errno {errno.EIO}] {path} was not written: Input/output error. {INTACT} Check"
-        )
-        with pytest.raises(OSError, match=expected):
+        with pytest.raises(OSError, match="x.bin was not written: Input/output.*Check") as caught:
             write_bytes(path, 1)
+    assert caught.value.errno == errno.EIO
     assert listing(tmp_path) == before
 
 
@@ -141,7 +139,7 @@ def test_a_file_object_that_fails_half_way(tmp_path, monkeypatch):
 def test_what_goes_wrong_in_the_block_is_handed_on_as_it_is(tmp_path, error):
     path = tmp_path / "x.bin"
     path.write_bytes(b"old")
-    with pytest.raises(type(error)) as caught, files.whole_file(path) as file:
+    with pytest.raises(type(error)) as caught, _atomic.whole_file(path) as file:
         file.write(b"half")
         raise error
     assert caught.value is error
@@ -149,7 +147,7 @@ def test_what_goes_wrong_in_the_block_is_handed_on_as_it_is(tmp_path, error):
 
 
 def test_a_block_that_ends_well_leaves_one_file_of_the_usual_rights(tmp_path):
-    with files.whole_file(str(tmp_path / "x.bin")) as file:
+    with _atomic.whole_file(str(tmp_path / "x.bin")) as file:
         file.write(b"half ")
         during = listing(tmp_path)
         file.write(b"whole")
@@ -160,18 +158,18 @@ def test_a_block_that_ends_well_leaves_one_file_of_the_usual_rights(tmp_path):
 
 
 def untouched(path, error, message):
-    """Check that a path is refused before the block; return the message."""
-    with pytest.raises(error, match=re.escape(message)):
-        with files.whole_file(path):
+    """Check that a path is refused before the block."""
+    with pytest.raises(error, match=message):
+        with _atomic.whole_file(path):
             raise AssertionError("The work was done for nothing.")
 
 
 def test_what_can_be_known_beforehand_is_refused_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"")
-    untouched(tmp_path / "folder", IsADirectoryError, "not a file. " + INTACT + " Choose another")
-    untouched(tmp_path / "no" / "x", FileNotFoundError, f"{INTACT} Make the folder first")
-    untouched(tmp_path / "file" / "x", NotADirectoryError, f"{INTACT} Make the folder first")
+    untouched(tmp_path / "folder", IsADirectoryError, "not a file.*Choose another name")
+    untouched(tmp_path / "no" / "x", FileNotFoundError, "Make the folder first")
+    untouched(tmp_path / "file" / "x", NotADirectoryError, "Make the folder first")
     monkeypatch.chdir(tmp_path)
     untouched("", IsADirectoryError, "Choose another name")
     untouched("no/x.gif", FileNotFoundError, "no/x.gif was not written: No such file")
@@ -203,6 +201,7 @@ def check_read_only_file(folder, trouble, number):
     assert listing(folder) == {"x.bin": b"kept"}
 
 
+@pytest.mark.slow
 def test_a_read_only_file_is_not_replaced():
     disks.run(__file__, "no permission", "check_read_only_file")
 
@@ -213,7 +212,7 @@ def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "folder" / "x.bin").write_bytes(b"old")
     link = tmp_path / "link.bin"
     link.symlink_to("folder/x.bin")
-    with files.whole_file(link) as file:
+    with _atomic.whole_file(link) as file:
         file.write(b"new")
     assert link.is_symlink()
     assert (tmp_path / "folder" / "x.bin").read_bytes() == link.read_bytes() == b"new"
@@ -222,13 +221,14 @@ def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from ganutils import files
+from ganutils import _atomic
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-with files.whole_file(sys.argv[1]) as file:
+with _atomic.whole_file(sys.argv[1]) as file:
     file.write(b"new")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")
 def test_a_process_killed_while_writing_leaves_the_old_file_and_a_folder_that_tells(tmp_path):
     path = tmp_path / "x.bin"

@@ -1,0 +1,135 @@
+"""What is in a file, and is it what it should be? Readers that refuse, naming what they found."""
+
+import gzip
+import hashlib
+import zipfile
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ganutils import validation
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def refusal(where, found, expected):
+    """The error for data at `where` that are not what they should be; to be raised."""
+    return ValueError(f"{where}: found {found}; expected {expected}")
+
+
+def idx_md5(array):
+    """md5 of the idx file that would hold a uint8 array: magic number, sizes, bytes."""
+    header = np.array([2048 + array.ndim, *array.shape], ">u4").tobytes()
+    return hashlib.md5(header + array.tobytes(), usedforsecurity=False).hexdigest()
+
+
+def read_idx(path, shape):
+    """The bytes of a gzipped idx file as a uint8 array of the shape that is expected."""
+    try:
+        with gzip.open(path) as file:
+            raw = file.read()  # to the end, where gzip's checksum is compared
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except Exception as error:  # gzip, zlib and numpy each complain in their own way
+        raise refusal(path, f"damaged data ({error})", f"a gzipped idx file of {shape}") from error
+
+
+def read_npz(path, split):
+    """x_{split} and y_{split} of an `.npz` in Keras' layout as they are; None for missing labels.
+
+    ValueError where it cannot be read, is no whole zip, holds pickles, or lacks the images.
+    """
+    try:
+        zipfile.ZipFile(path).close()  # of a web page or half a file numpy says "pickled"
+        with np.load(path, allow_pickle=False) as file:  # a pickle could run any program
+            members = file.files
+            arrays = {key: file[key] for key in (f"x_{split}", f"y_{split}") if key in members}
+    except Exception as error:  # zipfile, zlib and numpy each complain in their own way
+        found = f"unreadable data ({error}; cut short? a web page?)"
+        raise refusal(path, found, "a whole .npz file of plain numeric arrays") from error
+    if f"x_{split}" not in arrays:
+        raise refusal(path, f"arrays {members}", f"one named x_{split}")
+    return arrays[f"x_{split}"], arrays.get(f"y_{split}")
+
+
+def scaled(images, where):
+    """Images (N, H, W) or (N, H, W, 1 or 3), uint8 or floats that are in [-1, 1] already, as
+    float32 (N, H, W, 1 or 3) in [-1, 1]; `where` names them in an error.
+    """
+    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)) or images.size == 0:
+        expected = "one image or more, shape (N, H, W) or (N, H, W, 1 or 3)"
+        raise refusal(where, f"shape {images.shape}", expected)
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise refusal(where, images.dtype, "uint8 in 0..255 or floats in [-1, 1]")
+    images = images.reshape(*images.shape[:3], -1)
+    if images.dtype != np.uint8:
+        return validation.as_images(images, where)
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def read_digits(split):
+    """scikit-learn's 8x8 digits, enlarged to 20x20 in the middle of 28x28.
+
+    Images, float32 (N, 28, 28, 1) in [-1, 1], and labels, int32 (N,): 1,500 to train, and 297 to
+    test, the same share of every digit.
+    """
+    from sklearn.datasets import load_digits  # a second to import, and only this source needs it
+
+    digits = load_digits()
+    # Evenly spaced in the order of labels: the same share of every digit goes to the test split.
+    by_label = np.argsort(digits.target, kind="stable")
+    in_test = np.zeros(len(by_label), bool)
+    in_test[by_label[np.linspace(0, len(by_label) - 1, 297).astype(int)]] = True
+    chosen = in_test if split == "test" else ~in_test
+    images = np.full((chosen.sum(), 28, 28, 1), -1, np.float32)
+    for image, digit in zip(images, digits.images[chosen].astype(np.float32), strict=True):
+        large = Image.fromarray(digit).resize((20, 20), Image.Resampling.BICUBIC)
+        image[4:24, 4:24, 0] = np.clip(np.asarray(large) / 8 - 1, -1, 1)  # 0..16 to -1..1
+    return images, digits.target[chosen].astype(np.int32)
+
+
+def read_folder(folder, split):
+    """A folder of pictures, as `data.load_images` describes it.
+
+    Images, uint8 (N, 28, 28), and labels, integers (N,): the index of the class folder.
+    """
+    parts = [folder / part for part in ("train", "test")]
+    parted = all(part.is_dir() for part in parts)
+    roots = parts if parted else [folder]
+    # Classes of both splits, so that a label means the same in each.
+    classes = sorted({sub.name for root in roots for sub in root.iterdir() if _pictures(sub)})
+    loose = [file for root in roots for file in _pictures(root)]
+    if loose and classes:
+        found = f"pictures such as {loose[0].name} beside class folders {classes}"
+        raise refusal(folder, found, "all pictures side by side, or all in class folders")
+    root = folder / split if parted else folder
+    files = [(file, 0) for file in _pictures(root)]
+    for label, name in enumerate(classes):
+        files += [(file, label) for file in _pictures(root / name)]
+    found = f"{len(files)} pictures, too few to give the {split} split one"
+    if not parted:
+        files = [pair for i, pair in enumerate(files, 1) if (i % 10 == 0) == (split == "test")]
+    if not files:
+        raise refusal(root, found, f"{', '.join(_SUFFIXES)} files, directly or one folder a class")
+    return np.stack([_read_picture(file) for file, _ in files]), np.array([y for _, y in files])
+
+
+def _pictures(folder):
+    """The pictures in a folder in order of name; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    # Hidden files are left out: macOS puts a ._name beside each picture that it copies.
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and f.name[0] != ".")
+
+
+def _read_picture(file):
+    """A picture on white where it is transparent, its central square, as uint8 (28, 28) of gray."""
+    try:
+        with Image.open(file) as picture:
+            if picture.mode[0] in "IF":  # Pillow would cut off what is above 255
+                raise ValueError(f"more than 8 bits a pixel, mode {picture.mode}")
+            picture = picture.convert("RGBA")
+    except Exception as error:  # Pillow's many readers raise many kinds
+        raise refusal(file, f"damaged data ({error})", "a picture; replace or remove it") from error
+    white = Image.new("RGBA", picture.size, "white")
+    gray = Image.alpha_composite(white, picture).convert("L")
+    return np.asarray(ImageOps.fit(gray, (28, 28), Image.Resampling.LANCZOS))

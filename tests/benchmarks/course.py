@@ -1,0 +1,127 @@
+"""What the scripts share about training and judging: the course's settings, a clock, a judge.
+
+It imports no script.
+"""
+
+import contextlib
+import time
+from functools import partial
+from typing import NamedTuple
+
+import record  # noqa: F401  first: it imports TensorFlow without its start-up messages
+
+# isort: split
+import keras
+
+from ganutils import classifier, data, metrics, runtime, steps, training
+
+COUNT = 10_000  # samples, as many as MNIST has test images
+NO_END = 10**9  # steps; the time ends a run before
+
+adam = partial(keras.optimizers.Adam, 1e-3, beta_1=0.5, beta_2=0.99)
+
+
+def averaged_run(discriminator, generator):
+    """A run with the course's optimizers, and the average of its generator in float32."""
+    average = runtime.in_float32(generator)
+    return training.Run(
+        discriminator, generator, d_optimizer=adam(), g_optimizer=adam(), average=average
+    )
+
+
+def averaged_step(run, play):
+    """The training step of a play, which keeps the run's average, too."""
+    optimizers = {"d_optimizer": run.d_optimizer, "g_optimizer": run.g_optimizer}
+    train_step = steps.make_step(play, run.d_variables, run.g_variables, **optimizers)
+    return steps.with_ema(train_step, run.generator, run.average)
+
+
+# For so many seconds.
+
+
+class TimeIsUp(Exception):
+    """Ends `training.train` from within a callback."""
+
+
+class Watch:
+    """A callback of `train` that reports at given seconds of training, and stops it at the last.
+
+    What the report takes is not counted. `seconds` is the training time so far.
+
+    Args:
+        marks: ascending seconds; the last one ends the training.
+        report: function (seconds, `training.Progress`), called once the step at hand has passed
+            one mark or several.
+        clock: function () -> seconds.
+    """
+
+    def __init__(self, marks, report, clock):
+        self.marks, self.report, self.clock = list(marks), report, clock
+        self.began, self.seconds = clock(), 0.0
+
+    def __call__(self, progress):
+        arrived = self.clock()
+        self.seconds = arrived - self.began
+        if self.seconds < self.marks[0]:
+            return
+        self.marks = [mark for mark in self.marks if mark > self.seconds]
+        self.report(self.seconds, progress)
+        if not self.marks:
+            raise TimeIsUp
+        self.began += self.clock() - arrived
+
+
+def no_report(seconds, progress):
+    pass
+
+
+def train_for(
+    run,
+    train_step,
+    batches,
+    marks,
+    report=no_report,
+    *,
+    steps=NO_END,
+    per_call=1,
+    clock=time.perf_counter,
+):
+    """Train until the last mark, or until so many steps are done; return the training time.
+
+    marks, report, clock: as for `Watch`; the rest: as for `training.train`.
+    """
+    watch = Watch(marks, report, clock)
+    pace = {"steps": steps, "every": per_call, "per_call": per_call}
+    with contextlib.suppress(TimeIsUp):
+        training.train(run, train_step, batches, callbacks=[watch], **pace)
+    return watch.seconds
+
+
+# How good.
+
+
+class Judge(NamedTuple):
+    """A classifier with its (features, probabilities) of the test and of as many other images."""
+
+    model: keras.Model
+    real: tuple
+    held_out: tuple
+
+    def frechet(self, images):
+        features, _ = classifier.classify(self.model, images)
+        return metrics.frechet_distance(self.real[0], features)
+
+
+def make_judge(source, *, count=COUNT, **settings):
+    """Train or load the classifier, and show it the test images and the first training images.
+
+    Args:
+        source: as for `data.load_images`.
+        count: samples that will be scored, and training images that they are compared with.
+        settings: of `classifier.digit_classifier`.
+    """
+    images, labels, _ = data.load_images(source)
+    model = classifier.digit_classifier(images, labels, **settings)
+    test_images, _, _ = data.load_images(source, split="test")
+    shown = [classifier.classify(model, x) for x in (test_images, images[:count])]
+    return Judge(model, *shown)
