@@ -21,7 +21,7 @@ except ImportError as error:
     sys.exit(f"{error}. What the course needs: pip install -r requirements.txt")
 
 SEED, STEPS, RATE = 1, 3, 1.0
-TOLERANCE = 0.001  # ten times what the short float32 of some GPUs, TF32, costs here
+TOLERANCE = 0.001  # ten times what rounding to TF32, as some GPUs do, would cost here
 # Of the generator's weights (dense, gamma, beta, convolution), then the discriminator's.
 SHAPES = [(2, 8), (8,), (8,), (3, 3, 2, 1), (3, 3, 1, 2), (2,), (8, 1), (1,)]
 ENDS = np.cumsum([np.prod(shape) for shape in SHAPES])
@@ -35,8 +35,8 @@ def mnist_said():
     for file in filter(Path.exists, files):
         try:
             return f"MNIST, {len(_mnist.find('mnist', 'train')[1]):,} images to train, in {file}"
-        except ValueError as error:
-            return f"only scikit-learn's 1,797 digits. {error}"
+        except (OSError, ValueError) as error:
+            return f"only scikit-learn's 1,797 digits. {str(error).rstrip('.')}"
     missing = " and no ".join(map(str, files))
     return f"scikit-learn's 1,797 digits, until MNIST is downloaded (no {missing})"
 
@@ -139,7 +139,7 @@ def main():
         runtime.fast_precision()
         wrong = self_test(repeats_to=1e-5 if gpus else 0.0)  # a GPU may add in any order
     except Exception as error:  # a broken build may raise anything
-        wrong = f"{type(error).__name__}: {error}"
+        wrong = f"{type(error).__name__}: {error}".rstrip(".")
     if wrong is None:
         print("Self-test: three steps of a tiny GAN, finite, the same twice, and as by NumPy.")
         return 0

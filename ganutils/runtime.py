@@ -46,6 +46,8 @@ else:
         import tensorflow as tf
 
         tf.config.list_logical_devices()  # the probe for GPUs is what complains, so make it now
+# Or each new model's `predict` would be called a retracing; a step's own retracing is still told.
+tf.get_logger().addFilter(lambda record: "make_predict_function" not in record.getMessage())
 
 
 def budget(full, smoke):

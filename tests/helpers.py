@@ -93,7 +93,7 @@ def tiny_run(seed=1, make_networks=pair, *, make_optimizer=adam, average=False):
 
 def numbers_of(*owners):
     """Copies of all variables of models, optimizers or modules."""
-    return [np.array(variable) for owner in owners for variable in owner.variables]
+    return [variable.numpy() for owner in owners for variable in owner.variables]
 
 
 def variables_of(run):
@@ -107,7 +107,7 @@ def variables_of(run):
 
 def frozen(run):
     """Every number of a run as bytes, and its history: equal where nothing differs in a bit."""
-    numbers = [np.array(variable) for variable in variables_of(run)]
+    numbers = [variable.numpy() for variable in variables_of(run)]
     history = {name: list(values) for name, values in run.history.items()}
     return [(v.dtype.str, v.shape, v.tobytes()) for v in numbers], history
 

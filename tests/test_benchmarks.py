@@ -273,7 +273,7 @@ def test_the_course_samples_from_the_average():
     assert {layer.compute_dtype for layer in run.average.layers} == {"float32"}
 
 
-def three_steps(run, train_step, count=4):
+def three_steps(run, train_step):
     """A step of D alone, one of G alone, one of both: what each moved, what each reported."""
     optimizers = run.d_optimizer, run.g_optimizer
     rates = [float(optimizer.learning_rate) for optimizer in optimizers]
@@ -285,7 +285,7 @@ def three_steps(run, train_step, count=4):
             for slot in optimizer.variables[2:] if player == still else ():
                 slot.assign(tf.zeros_like(slot))  # momentum would go on by itself
         run.step.assign(number)
-        reported.append(floats(train_step(batch(number, count), run.step)))
+        reported.append(floats(train_step(batch(number, 2), run.step)))
         after = [np.array(v) for v in (*run.d_variables, *run.g_variables)]
         moves.append(moved(before, after))
     split = len(run.d_variables)
@@ -610,7 +610,7 @@ def test_steps_go_on_from_the_last_save_to_the_same_samples(narrow, tmp_path, mo
     monkeypatch.setattr(time_to_quality, "EVERY", 4)
 
     def run(name):
-        settings = {"--steps": 10, "--system": "narrow", "--data": "digits", "--count": 100}
+        settings = {"--steps": 12, "--system": "narrow", "--data": "digits", "--count": 100}
         settings |= {"--saves": tmp_path / name, "--samples": tmp_path / f"{name}.npy"}
         settings |= {"--curve": tmp_path / f"{name}.json", "--points": 2}
         time_to_quality.main([f"{k}={v}" for k, v in settings.items()], **QUICK)
@@ -619,8 +619,8 @@ def test_steps_go_on_from_the_last_save_to_the_same_samples(narrow, tmp_path, mo
 
     whole, found = run("whole")
     points = [(point["step"], point["seconds"]) for point in found["curve"]]
-    assert points == [(4, None), (10, None)]
-    assert found["steps"] == 10 and found["seconds"] is None
+    assert points == [(4, None), (12, None)]
+    assert found["steps"] == 12 and found["seconds"] is None
 
     saver = checkpoints.saver
 
@@ -636,7 +636,7 @@ def test_steps_go_on_from_the_last_save_to_the_same_samples(narrow, tmp_path, mo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "saver", pressed_saver)
-        with pytest.raises(SystemExit, match="At step 5 of 10; the same command goes on"):
+        with pytest.raises(SystemExit, match="At step 5 of 12; the same command goes on"):
             run("stopped")
     assert not (tmp_path / "stopped.npy").exists()
     resumed, resumed_found = run("stopped")

@@ -117,6 +117,7 @@ def test_a_second_call_loads_what_the_first_one_trained(cache, calls):
     first = judge()
     again = judge(IMAGES.copy(), LABELS.astype(np.int64))
     assert len(calls) == 1 and digest(again) == digest(first)
+    assert first.trainable is again.trainable is False
     (file,) = cache.iterdir()  # nothing half-written is left beside it
     assert file.name.endswith(".weights.h5")
     again.set_weights([0 * weight for weight in again.get_weights()])

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_the_run_that_was_never_killed():
     row = kill_resume.torture("tiny", kills=4, seed=0, steps=12)
     assert row["kills"] == row["restarts"] == 4 and row["runs"] >= 1
@@ -44,48 +45,40 @@ def failing(folder, end, trial, seed):
     raise ArithmeticError("by itself")
 
 
-def test_a_child_that_loses_everything_is_found_out(tmp_path):
+@pytest.mark.slow
+def test_a_child_that_loses_everything_or_fails_is_found_out(tmp_path):
     found = kill_resume.run_to_the_end(tmp_path, None, seed=0, kills=0, chance=None, work=sloppy)
     assert found.pop("unreadable")[0].startswith(str(tmp_path / "saves" / "ckpt-3"))
     assert found.pop("left_over") == ["ckpt-4_temp"]
     assert found == {"kills": 1, "saves_hit": 1, "restarts": 1, "astray": ["3 -> 0"]}
-
-
-def test_a_child_that_fails_by_itself_is_reported(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
     with pytest.raises(RuntimeError, match="ArithmeticError: by itself"):
-        kill_resume.run_to_the_end(tmp_path, None, seed=0, kills=0, chance=None, work=failing)
+        kill_resume.run_to_the_end(other, None, seed=0, kills=0, chance=None, work=failing)
 
 
-def test_what_a_save_leaves_behind_is_told_from_what_is_listed(tmp_path):
+def test_what_a_save_leaves_behind_and_what_cannot_be_read_is_seen(tmp_path):
     manager = new_manager(tmp_path)
     for step in range(1, 6):
         manager.save(checkpoint_number=step)
     assert [kill_resume.number(path) for path in kill_resume.listed(tmp_path)] == [3, 4, 5]
-    assert kill_resume.loose(tmp_path) == set() and kill_resume.unreadable(tmp_path) == []
     for suffix in (".index", ".data-00000-of-00001"):  # the last act of a save was missing
+        assert kill_resume.unreadable(tmp_path) == []
         shutil.copy(tmp_path / f"ckpt-5{suffix}", tmp_path / f"ckpt-6{suffix}")
     (tmp_path / "ckpt-7_temp").mkdir()
     left = {"ckpt-6.index", "ckpt-6.data-00000-of-00001", "ckpt-7_temp"}
     assert {name for name, _ in kill_resume.loose(tmp_path)} == left
-    assert kill_resume.unreadable(tmp_path) == []
 
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
-def test_a_listed_checkpoint_that_cannot_be_read_is_seen(damage, tmp_path):
-    manager = new_manager(tmp_path)
-    for step in (1, 2):
-        manager.save(checkpoint_number=step)
-    path = tmp_path / "ckpt-1.data-00000-of-00001"
-    if damage == "cut":
-        os.truncate(path, path.stat().st_size - 1)
-    elif damage == "flipped":
-        content = bytearray(path.read_bytes())
-        content[3] ^= 1
-        path.write_bytes(content)
-    else:
-        path.unlink()
-    (line,) = kill_resume.unreadable(tmp_path)
-    assert line.startswith(str(tmp_path / "ckpt-1:"))
+    cut, flipped, gone = (tmp_path / f"ckpt-{n}.data-00000-of-00001" for n in (3, 4, 5))
+    os.truncate(cut, cut.stat().st_size - 1)
+    content = bytearray(flipped.read_bytes())
+    content[3] ^= 1
+    flipped.write_bytes(content)
+    gone.unlink()
+    lines = kill_resume.unreadable(tmp_path)
+    assert [line.partition(":")[0] for line in lines] == [
+        str(tmp_path / f"ckpt-{n}") for n in (3, 4, 5)
+    ]
 
 
 def test_differences_are_those_of_bits(tmp_path):
@@ -113,31 +106,8 @@ def test_the_exit_code_is_1_where_anything_was_lost(key, monkeypatch, capsys):
     row = {"title": "made up", "compared": "1 step", "seconds": 1.5, "kills": 2, "saves_hit": 1}
     row |= {"restarts": 2, "runs": 1, "left_over": ["checkpoint.tmp1"]}
     row |= {"astray": [], "differences": [], "unreadable": []}
-    row |= {key: ["this one"]} if key else {}
-    asked = []
-
-    def torture(name, **options):
-        asked.append((name, options["kills"]))
-        return {"system": name} | row
-
-    monkeypatch.setattr(kill_resume, "torture", torture)
+    if key:
+        row[key] = ["this one"]
+    monkeypatch.setattr(kill_resume, "torture", lambda name, **_: {"system": name} | row)
     assert kill_resume.main(["--kills", "5"]) == bool(key)
-    assert asked == [("mlp", 3), ("dcgan", 2)]
-    printed = capsys.readouterr().out
-    assert printed.count("this one") == 2 * bool(key)
-    everything = next(line for line in printed.splitlines() if line.startswith("all"))
-    counts = [
-        4,
-        2,
-        4,
-        2,
-        2,
-        *(2 * (key == name) for name in ("astray", "differences", "unreadable")),
-    ]
-    assert [int(word) for word in everything.split()[1:]] == [*counts, 3]
-
-
-def test_no_kills_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        kill_resume.main(["--kills", "0"])
-    assert "not in 1.." in capsys.readouterr().err
+    assert capsys.readouterr().out.count("this one") == 2 * bool(key)

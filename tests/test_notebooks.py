@@ -319,10 +319,10 @@ def descriptions(notebook, path):
 
 
 def assets(notebook, path):
-    """Stored results are read; where pictures go is asked of runtime.assets_folder."""
+    """Stored results are read; where pictures go is asked of runtime.picture_folder."""
     texts = [node.value for node in nodes(notebook) if isinstance(node, ast.Constant)]
     return [
-        f"{text!r} is for runtime.assets_folder to name"
+        f"{text!r} is for runtime.picture_folder to name"
         for text in texts
         if re.match(r"(\./)?assets\b(?!/results\b)", str(text))
     ]

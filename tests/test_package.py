@@ -8,7 +8,32 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ganutils"
 
 # Room: the rooms of ganutils that it imports. Families import the wing, never each other.
-ROOMS = {}
+ROOMS = {
+    "checkpoints": {"training"},
+    "classifier": {"_atomic", "validation"},
+    "data": {"_image_files", "_mnist", "latents", "validation"},
+    "figures": {"_atomic", "validation"},
+    "latents": set(),
+    "layers": {"validation"},
+    "losses": {"latents"},
+    "metrics": {"validation"},
+    "networks": {"layers"},
+    "runtime": set(),
+    "steps": {"latents"},
+    "stroke_attributes": {"validation"},
+    "training": {"runtime"},
+    "validation": set(),
+    "__main__": {"_mnist", "classifier", "latents", "losses", "networks", "runtime", "steps"},
+    "_atomic": set(),
+    "_image_files": {"validation"},
+    "_mnist": {"_image_files", "validation"},
+    "families.aae": {"latents", "layers", "networks"},
+    "families.bigan": {"latents", "losses", "networks"},
+    "families.conditional": {"latents", "networks"},
+    "families.infogan": {"latents", "networks"},
+    "families.lapgan": {"latents", "networks"},
+    "families.latent_directions": {"latents", "stroke_attributes"},
+}
 
 
 def name_of(path):

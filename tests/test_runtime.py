@@ -82,7 +82,8 @@ def test_what_a_failing_import_wrote_is_printed(tmp_path):
 
 def test_what_a_succeeding_import_wrote_is_held_back(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
-        "import os\nfrom types import SimpleNamespace\nos.write(2, b'oneDNN is on\\n')\n"
+        "import os\nfrom logging import getLogger as get_logger\n"
+        "from types import SimpleNamespace\nos.write(2, b'oneDNN is on\\n')\n"
         "def probe():\n    os.write(2, b'no GPU\\n')\n"
         "config = SimpleNamespace(list_logical_devices=probe)\n"
     )
@@ -92,13 +93,24 @@ def test_what_a_succeeding_import_wrote_is_held_back(tmp_path):
 
 
 def test_a_tensorflow_that_is_there_already_is_left_alone(tmp_path):
-    (tmp_path / "tensorflow.py").write_text("")  # it has no devices to probe
+    # It has no devices to probe.
+    (tmp_path / "tensorflow.py").write_text("from logging import getLogger as get_logger")
     code = """
 import os, tensorflow
 from ganutils import runtime
 print(os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
 """
     assert fresh_python(code, PYTHONPATH=str(tmp_path)) == (0, "None\n", "")
+
+
+def test_new_models_predict_quietly_and_a_retraced_step_is_told(caplog):
+    square = tf.function(lambda x: x * x)
+    for number in range(6):
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.predict(np.zeros((2, 1)), verbose=0)
+        square(number)
+    told = [record.getMessage() for record in caplog.records if record.name == "tensorflow"]
+    assert told and all("retracing" in line and "<lambda>" in line for line in told)
 
 
 # Precision.

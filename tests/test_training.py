@@ -282,12 +282,8 @@ def test_a_value_that_is_not_finite_stops_the_run_at_its_step(value, per_call):
 
 def test_players_may_be_lists_of_models_and_nobody_need_judge():
     (d_one, g_one), (d_other, g_other) = helpers.pair(), helpers.dropout_pair()
-    run = training.Run(
-        [d_one, d_other],
-        [g_one, g_other],
-        d_optimizer=helpers.adam(),
-        g_optimizer=helpers.adam(),
-    )
+    optimizers = {"d_optimizer": helpers.adam(), "g_optimizer": helpers.adam()}
+    run = training.Run([d_one, d_other], [g_one, g_other], **optimizers)
     for variables, optimizer, models in (
         (run.d_variables, run.d_optimizer, (d_one, d_other)),
         (run.g_variables, run.g_optimizer, (g_one, g_other)),
@@ -300,16 +296,14 @@ def test_players_may_be_lists_of_models_and_nobody_need_judge():
     assert alone.d_variables == [] and len(alone.g_variables) == 1
 
     def norms(run):
-        history = training.train(
-            run, lambda real, step: {"x": 0.0}, make_batches, steps=1, watch_weights=True
-        ).history
-        return {name: values[-1] for name, values in history.items() if "weights" in name}
+        settings = {"steps": 1, "watch_weights": True}
+        training.train(run, lambda real, step: {}, make_batches, **settings)
+        return {name: values[-1] for name, values in run.history.items()}
 
     def norm(*models):
         numbers = [x.astype(np.float64) for model in models for x in model.get_weights()]
         return pytest.approx(math.sqrt(sum((x**2).sum() for x in numbers)), rel=1e-6)
 
-    g_other.weights[-1].assign(tf.ones_like(g_other.weights[-1]))
     assert norms(run) == {"d_weights": norm(d_one, d_other), "g_weights": norm(g_one, g_other)}
     assert norms(alone) == {"g_weights": norm(alone.generator)}
 
@@ -333,30 +327,22 @@ def drawn_run(remedies=False):
     """A run of points, and its step: two updates of D, and several remedies perhaps."""
     keras.utils.set_random_seed(1)
     dense = spectral if remedies else keras.layers.Dense
-    discriminator = networks.point_network(2, 1, widths=(6,), dense=dense)
-    generator = networks.point_network(3, 2, widths=(5,))
-    run = training.Run(
-        discriminator,
-        generator,
-        d_optimizer=keras.optimizers.SGD(0.05, momentum=0.5),
-        g_optimizer=keras.optimizers.SGD(0.05, momentum=0.5),
-        average=runtime.in_float32(generator) if remedies else None,
-        also={"means": losses.HistoricalAverage(generator.trainable_variables)},
-    )
+    d = networks.point_network(2, 1, widths=(6,), dense=dense)
+    g = networks.point_network(3, 2, widths=(5,))
+    means, average = losses.HistoricalAverage(g.trainable_variables), runtime.in_float32(g)
+    optimizers = {
+        name: keras.optimizers.SGD(0.05, momentum=0.5) for name in ("d_optimizer", "g_optimizer")
+    }
+    run = training.Run(d, g, **optimizers, average=average, also={"means": means})
     game = {"objective": losses.wasserstein, "latent_dim": 3, "seed": 5}
     if remedies:
-        game["d_terms"] = [lambda real, fake, step: losses.r1_penalty(discriminator, real)]
-        game["g_terms"] = [lambda real, fake, step: run.also["means"](step)]
-    train_step = steps.make_step(
-        steps.make_gan_play(discriminator, generator, **game),
-        run.d_variables,
-        run.g_variables,
-        d_optimizer=run.d_optimizer,
-        g_optimizer=run.g_optimizer,
-        d_steps=2,
-        constrain=functools.partial(losses.clip_weights, limit=0.5),
-    )
-    return run, steps.with_ema(train_step, generator, run.average) if remedies else train_step
+        game["d_terms"] = [lambda real, fake, step: losses.r1_penalty(d, real)]
+        game["g_terms"] = [lambda real, fake, step: means(step)]
+    play = steps.make_gan_play(d, g, **game)
+    clip = functools.partial(losses.clip_weights, limit=0.5)
+    pace = {"d_steps": 2, "constrain": clip}
+    train_step = steps.make_step(play, run.d_variables, run.g_variables, **optimizers, **pace)
+    return run, steps.with_ema(train_step, g, average) if remedies else train_step
 
 
 def one_at_a_time(run, train_step, draw, count):
@@ -404,7 +390,7 @@ def test_a_program_of_xla_agrees_with_steps_that_xla_never_saw(remedies, monkeyp
     for name, column in values.items():
         assert column == pytest.approx(expected[name], rel=1e-4, abs=1e-5)
         assert len(set(column)) == 3
-    numbers = [[np.array(v) for v in helpers.variables_of(r)] for r in (run, plain[0])]
+    numbers = [[v.numpy() for v in helpers.variables_of(r)] for r in (run, plain[0])]
     helpers.assert_close(*numbers, rtol=1e-4, atol=1e-5)
 
 

@@ -175,7 +175,8 @@ def test_the_search_ends_at_the_least_squares_solution():
 def test_the_search_keeps_the_best_try_of_each_image():
     generator, starts = players()[1], 3 * tf.stack([some_codes(4, n) for n in range(3)])
     images = tf.stack([generator(starts[i])[j] for i, j in ((1, 0), (0, 1), (2, 2), (1, 3))])
-    codes, errors = bigan.invert(generator, images, starts, steps=1, rate=1e-4)
+    with eagerly():
+        codes, errors = bigan.invert(generator, images, starts, steps=1, rate=1e-4)
     assert errors[-1].argmin(axis=0).tolist() == [1, 0, 2, 1]
     expected = [starts[i, j] for i, j in ((1, 0), (0, 1), (2, 2), (1, 3))]
     np.testing.assert_allclose(codes, tf.stack(expected), atol=1e-3)
@@ -184,11 +185,12 @@ def test_the_search_keeps_the_best_try_of_each_image():
 def test_each_search_is_by_itself():
     generator, images = players()[1], some_images(4)
     starts = tf.stack([some_codes(4, number) for number in range(2)])
-    codes, errors = bigan.invert(generator, images, starts, steps=5)
-    for j in range(4):
-        alone, path = bigan.invert(generator, images[j : j + 1], starts[:, j : j + 1], steps=5)
-        np.testing.assert_allclose(alone[0], codes[j], rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(path[:, :, 0], errors[:, :, j], rtol=1e-3)
+    with eagerly():
+        codes, errors = bigan.invert(generator, images, starts, steps=5)
+        for j in (0, 3):
+            alone, path = bigan.invert(generator, images[j : j + 1], starts[:, j : j + 1], steps=5)
+            np.testing.assert_allclose(alone[0], codes[j], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(path[:, :, 0], errors[:, :, j], rtol=1e-3)
 
 
 @pytest.mark.parametrize("count, steps", [(3, 5), (4, 0)])
