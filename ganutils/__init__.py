@@ -15,7 +15,7 @@ Shared by all notebooks:
   intra-class Fréchet distance, cluster error
 - classifier, stroke_attributes: the eye of these scores; slant and width of strokes
 - figures, runtime, validation: what is seen; precision and profiles; is this input fit?
-- _mnist, _image_files, _atomic: how files are found, read, and written whole
+- _mnist, _image_files, _atomic, _page: how files are found, read, written whole, and exported
 - __main__: `python -m ganutils`, what is on this machine, and a self-test
 
 Families, which use these rooms and never each other:

@@ -42,7 +42,6 @@ def _checkpoint(run):
         "d_optimizer": run.d_optimizer,
         "g_optimizer": run.g_optimizer,
         "average": run.average,
-        **run.also,
     }
     return tf.train.Checkpoint(
         step=run.step,
@@ -50,6 +49,7 @@ def _checkpoint(run):
         d_variables=_numbered(run.discriminator),  # Dropout's seed states are here alone
         g_variables=_numbered(run.generator),
         **{name: part for name, part in parts.items() if part is not None},
+        **run.also,  # a name taken twice is an error
     )
 
 
@@ -142,7 +142,6 @@ def resume(run, folder):
     """
     manager, failed = _manager(run, folder, keep=None), []
     known, others = _saved_paths(manager)
-    run.unsaved = None
     for path in known + others:
         try:
             saved = contents_of_file(path)
@@ -151,6 +150,7 @@ def resume(run, folder):
             continue
         _refuse_another_run(path, saved, contents_of_run(run))
         manager.checkpoint.restore(path).assert_consumed()
+        run.unsaved = None
         if path in others:
             failed.append(f"{folder}: the list of saves, which does not name {path}")
         break

@@ -160,8 +160,9 @@ def make_step(
             with tf.GradientTape() as d_tape, tf.GradientTape() as g_tape:
                 now = d_steps * tf.cast(step, tf.int64) + i
                 d_total, g_total, values = play(part_of(real, i, d_steps), now)
+            d_gradients = d_tape.gradient(d_total, d_variables)
             g_gradients = g_tape.gradient(g_total, g_variables)  # the last one counts
-            d_optimizer.apply(d_tape.gradient(d_total, d_variables), d_variables)
+            d_optimizer.apply(d_gradients, d_variables)
             if constrain is not None:
                 constrain(d_variables)
         g_optimizer.apply(g_gradients, g_variables)

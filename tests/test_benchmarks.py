@@ -535,6 +535,12 @@ def judge(own_cache):
     return course.make_judge("digits", count=1000, **QUICK)
 
 
+@pytest.fixture
+def one_judge(monkeypatch, judge):
+    """Whoever asks for a judge gets this one."""
+    monkeypatch.setattr(course, "make_judge", lambda source, **settings: judge)
+
+
 @pytest.mark.slow
 def test_the_judge_has_test_and_training_images(judge):
     test_images, _, _ = data.load_images("digits", split="test")
@@ -605,7 +611,7 @@ def test_the_clock_only_cuts_off_what_train_does(second):
 
 
 @pytest.mark.slow
-def test_steps_go_on_from_the_last_save_to_the_same_samples(narrow, tmp_path, monkeypatch, capsys):
+def test_steps_go_on_to_the_same_samples(narrow, one_judge, tmp_path, monkeypatch, capsys):
     """Stopped by Ctrl-C and run again: samples, curve and losses are those of a run in one go."""
     monkeypatch.setattr(time_to_quality, "EVERY", 4)
 
@@ -656,7 +662,7 @@ def test_images_of_another_shape_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_goes_on_where_it_was(narrow, tmp_path, monkeypatch, judge, capsys):
+def test_a_comparison_goes_on(narrow, one_judge, judge, tmp_path, monkeypatch, capsys):
     trained = []
 
     def run_in_this_process(command):
@@ -697,7 +703,7 @@ def test_a_comparison_goes_on_where_it_was(narrow, tmp_path, monkeypatch, judge,
 
 
 @pytest.mark.slow
-def test_real_images_score_as_their_floor(judge):
+def test_real_images_score_as_their_floor(one_judge):
     images, _, _ = data.load_images("digits")
     scores = compare_systems.Scorer("digits", count=1000, **QUICK)(images[:1000])
     for name, (score, floor) in scores.items():

@@ -87,6 +87,13 @@ def test_a_save_brings_back_every_number(title, tmp_path):
     assert len(contents) == len({id(v) for v in helpers.variables_of(run)}) + 1
 
 
+def test_a_part_under_a_name_of_the_run_is_refused(tmp_path):
+    run = run_of(pair)
+    run.also["average"] = pair()[1]
+    with pytest.raises(TypeError, match="average"):
+        save(run, tmp_path)
+
+
 def test_history_keeps_every_float_exactly(tmp_path):
     run = run_of(pair, average=False)
     awkward = [0.1, 1 / 3, math.pi * 1e-300, 5e-324, -0.0, float(np.float32(0.1)), 1e308, 2**53 + 2]

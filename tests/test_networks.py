@@ -93,6 +93,12 @@ ORDERS = {
         "Dense Dense BatchNormalization Activation UpSampling2D Conv2D UpSampling2D Conv2D",
         "Conv2D MaxPooling2D Conv2D MaxPooling2D Dense Dense",
     ),
+    "course": (
+        "Dense FusedBatchNormalization ReLU"
+        + 2 * " UpsampleConv2D FusedBatchNormalization ReLU"
+        + " UpsampleConv2D Activation",
+        2 * "Conv2D LeakyRelu " + "Dense",
+    ),
     "S4": (3 * "Dense LeakyRelu BatchNormalization " + "Dense", 2 * "Dense LeakyRelu " + "Dense"),
 }
 
@@ -418,6 +424,7 @@ def test_one_head_gives_one_tensor():
     encoder = networks.with_heads(networks.mlp_discriminator((8, 8, 1), widths=(16,)), 5)
     assert encoder(tf.zeros((2, 8, 8, 1))).shape == (2, 5)
     assert encoder.count_params() == dense(64, 16) + dense(16, 5)
+    assert kernels(encoder)[-1].std() == pytest.approx(0.02, rel=0.4)  # as in the DCGAN
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (3, -1)])

@@ -27,6 +27,7 @@ ROOMS = {
     "_atomic": set(),
     "_image_files": {"validation"},
     "_mnist": {"_image_files", "validation"},
+    "_page": set(),
     "families.aae": {"latents", "layers", "networks"},
     "families.bigan": {"latents", "losses", "networks"},
     "families.conditional": {"latents", "networks"},

@@ -84,15 +84,7 @@ def infogan_discriminator(discriminator, *, width, classes, continuous):
 
 
 def make_infogan_play(
-    discriminator,
-    generator,
-    *,
-    objective,
-    latent_dim,
-    sigma,
-    seed,
-    weights=(1.0, 0.1),
-    generator_raises_bounds=True,
+    discriminator, generator, *, objective, latent_dim, sigma, seed, weights=(1.0, 0.1), g_share=1.0
 ):
     """Make InfoGAN's game, as `steps.make_step` takes it: both players raise the bounds, too.
 
@@ -102,7 +94,7 @@ def make_infogan_play(
         objective: pair of losses, such as `losses.non_saturating`.
         sigma: standard deviation of Q's answer about a continuous code, > 0.
         weights: of the categorical and of the continuous bound, >= 0.
-        generator_raises_bounds: False leaves them to Q alone.
+        g_share: how much of the weighted bounds the generator raises; 0 leaves them to Q alone.
 
     Returns:
         Function (real, step) -> D's total, G's total, dict: d_loss, g_loss, d_real, d_fake, and the
@@ -110,8 +102,8 @@ def make_infogan_play(
 
     Chen et al. 2016, arXiv 1606.03657, equation 6.
     """
-    if min(weights) < 0:
-        raise ValueError(f"{weights=} must not be below 0.")
+    if min(*weights, g_share) < 0:
+        raise ValueError(f"{weights=} and {g_share=} must not be below 0.")
     discriminator_loss, generator_loss = objective
     classes, continuous = (head.shape[-1] for head in discriminator.outputs[1:])
 
@@ -124,13 +116,11 @@ def make_infogan_play(
         fake_logits, label_logits, means = discriminator(fake, training=True)
         d_loss, g_loss = discriminator_loss(real_logits, fake_logits), generator_loss(fake_logits)
         d_real, d_fake = (tf.reduce_mean(tf.sigmoid(x)) for x in (real_logits, fake_logits))
-        bounds = {
-            "category": categorical_bound(label_logits, labels),
-            "continuous": continuous_bound(means, values, sigma=sigma),
-        }
-        information = weights[0] * bounds["category"] + weights[1] * bounds["continuous"]
-        g_total = g_loss - information if generator_raises_bounds else g_loss
-        losses = {"d_loss": d_loss, "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
-        return d_loss - information, g_total, losses | bounds
+        category = categorical_bound(label_logits, labels)
+        of_values = continuous_bound(means, values, sigma=sigma)
+        information = weights[0] * category + weights[1] * of_values
+        scalars = {"d_loss": d_loss, "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
+        scalars |= {"category": category, "continuous": of_values}
+        return d_loss - information, g_loss - g_share * information, scalars
 
     return play

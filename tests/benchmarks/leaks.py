@@ -169,10 +169,9 @@ def now():
 
 @contextlib.contextmanager
 def as_in_a_notebook():
-    """Let the live view draw, and show nothing."""
+    """Let figures draw as in a notebook, and show nothing."""
     with (
         mock.patch.object(figures, "_running_cell", lambda: 1),
-        mock.patch.object(plt, "show", lambda: None),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         tempfile.TemporaryDirectory() as folder,

@@ -188,7 +188,7 @@ def test_the_game_is_its_definition(told):
         g_total = report["g_loss"] - (information if told else 0)
         return report["d_loss"] - information, g_total, report
 
-    play = make_play(discriminator, generator, weights=(1.5, 0.5), generator_raises_bounds=told)
+    play = make_play(discriminator, generator, weights=(1.5, 0.5), g_share=float(told))
     owned = variables_of(discriminator), variables_of(generator)
     check_play(play, define, images(), *owned)
 
