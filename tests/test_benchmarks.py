@@ -513,14 +513,7 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
 
 # Runs of a second, on small data with a small judge.
 
-QUICK = {"steps": 30, "batch_size": 64}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GANUTILS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+QUICK = {"steps": 40}  # of the judge that other tests ask for, too
 
 
 @pytest.fixture
@@ -531,7 +524,7 @@ def narrow(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def judge(own_cache):
+def judge():
     return course.make_judge("digits", count=1000, **QUICK)
 
 
@@ -554,7 +547,7 @@ def test_the_judge_has_test_and_training_images(judge):
 
 
 @pytest.fixture(scope="module")
-def second(own_cache, tmp_path_factory):
+def second(tmp_path_factory):
     """What the command leaves behind after a second: folder, samples, record, printed lines."""
     folder, printed = tmp_path_factory.mktemp("second"), io.StringIO()
     arguments = "--seconds 1 --system S5 --seed 2 --data digits --count 200 --points 4".split()
