@@ -66,6 +66,7 @@ def dropout_pair(d_widths=(6,), g_widths=(5,), latent_dim=LATENT_DIM):
 
 
 adam = functools.partial(keras.optimizers.Adam, 1e-2)
+momentum = functools.partial(keras.optimizers.SGD, 1e-2, momentum=0.9)
 
 
 def tiny_run(seed=1, make_networks=pair, *, make_optimizer=adam, average=False):

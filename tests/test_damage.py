@@ -218,7 +218,7 @@ def test_a_list_that_tensorflow_refuses_costs_nothing_but_the_list(content, save
     goes_on_from(6, saved, folder, "the list of saves")
 
 
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [61, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_the_list_leads_to_a_whole_save_or_to_an_error(every, saved, folder):
     refusals, size = 0, (folder / "checkpoint").stat().st_size
     for position in flipped(folder / "checkpoint", range(0, size, every)):

@@ -25,7 +25,7 @@ def spectral(units):
 
 
 def drawn_run(remedies=False):
-    """A run of points, and its step: two updates of D, and several remedies perhaps."""
+    """A run of points, and its step: the plain one, or with two updates of D and remedies."""
     keras.utils.set_random_seed(1)
     dense = spectral if remedies else keras.layers.Dense
     d = networks.point_network(2, 1, widths=(6,), dense=dense)
@@ -41,7 +41,7 @@ def drawn_run(remedies=False):
         game["g_terms"] = [lambda real, fake, step: means(step)]
     play = steps.make_gan_play(d, g, **game)
     clip = functools.partial(losses.clip_weights, limit=0.5)
-    pace = {"d_steps": 2, "constrain": clip}
+    pace = {"d_steps": 2, "constrain": clip} if remedies else {}
     train_step = steps.make_step(play, run.d_variables, run.g_variables, **optimizers, **pace)
     return run, steps.with_ema(train_step, g, average) if remedies else train_step
 

@@ -247,10 +247,8 @@ def decay(n, model):
 # Whose it is, and (real, fake, step, D, G) -> scalar.
 TERMS = {
     "decay of D": (0, lambda r, f, n, d, g: decay(n, d)),
-    "of D": (0, lambda r, f, n, d, g: tf.square(tf.reduce_mean(d(r)) + 3 * tf.reduce_sum(d(f)))),
     "penalty": (0, lambda r, f, n, d, g: losses.gradient_penalty(d, r, f, seed=2, step=n)),
     "decay of G": (1, lambda r, f, n, d, g: decay(n, g)),
-    "of G": (1, lambda r, f, n, d, g: tf.reduce_mean(tf.square(f - 2 * r))),
     "matching": (1, lambda r, f, n, d, g: losses.feature_matching(d, r, f)),
 }
 
@@ -294,7 +292,7 @@ def test_terms_add_to_the_gradient_of_their_own_player_alone(name, eager):
         assert_close(moved, [-rate * factor * g for g in gradients], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["plain", *TERMS])
+@pytest.mark.parametrize("name", ["plain", "penalty", "matching"])
 def test_an_update_touches_only_its_own_network(name, eager):
     """To the bit where its rate is 0; and every kernel moves where it is not. Two updates of D."""
     models = point_pair()

@@ -187,7 +187,7 @@ def test_the_bar_starts_where_the_run_stands_on_a_terminal_only(terminal, monkey
 
 def real_run(stops, batches=make_batches, **settings):
     """An averaged run that ends at each of stops in turn: itself, what callbacks saw, its step."""
-    run, train_step = tiny_run(make_networks=helpers.dropout_pair, average=True)
+    run, train_step = tiny_run(average=True)
     seen = {}
 
     def callback(progress):
@@ -211,7 +211,7 @@ def test_in_parts_and_several_steps_a_call_it_is_the_same_run():
     assert list(seen) == [4, 5, 8, 11] and list(whole_seen) == [4, 8, 11]
     assert seen | whole_seen == seen
     assert train_step.experimental_get_tracing_count() == 1
-    training.train(run, train_step, batches.repeat(), steps=12)
+    training.train(run, train_step, batches.repeat(), steps=12, per_call=3)
     assert sum(x != y for x, y in zip(frozen(run)[0], frozen(whole)[0], strict=True)) > 10
 
 
