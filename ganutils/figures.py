@@ -180,19 +180,19 @@ def draw_history(loss_axes, output_axes, history):
 class LiveView:
     """A callback for `training.train`: one figure that follows the run and updates in place.
 
-    It shows samples from fixed latents, the losses with their theoretical lines, D(real) and
+    It shows images, the losses with their theoretical lines, D(real) and
     D(fake), the step and the time left. Outside a notebook it draws nothing; `train` shows a bar.
 
     Args:
         sample: function of no argument -> images (count, height, width, 1 or 3) in [-1, 1].
-        alt: what the figure shows, in words, as for `show`; a general text where None.
+        title: what the images are, in a few words.
         columns: images in a row of the grid.
     """
 
-    def __init__(self, sample, *, alt=None, columns=None):
-        usual = "Samples from fixed latents, beside the losses and D's mean outputs so far"
-        self.metadata = _described(usual if alt is None else alt)
-        self.sample, self.columns, self.handle, self.cell = sample, columns, None, None
+    def __init__(self, sample, *, title="samples, fixed latents", columns=None):
+        self.metadata = _described(f"Images ({title}), the losses and D's mean outputs so far")
+        self.sample, self.title, self.columns = sample, title, columns
+        self.handle = self.cell = None
 
     def __call__(self, progress):
         cell = _running_cell()
@@ -204,7 +204,7 @@ class LiveView:
         figure, axes = plt.subplots(
             1, 3, figsize=(11, 3.6), layout="constrained", width_ratios=(1, 1.2, 1.2)
         )
-        draw_images(axes[0], images, columns=self.columns, title="samples, fixed latents")
+        draw_images(axes[0], images, columns=self.columns, title=self.title)
         draw_history(axes[1], axes[2], progress.history)
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         done = progress.step == progress.steps

@@ -159,11 +159,10 @@ def test_tile_refuses_what_makes_no_picture(images, options, words):
 # Figures.
 
 
-@pytest.mark.parametrize("show", [figures.show, figures.LiveView])
 @pytest.mark.parametrize("alt", ["", "  ", 3])
-def test_a_figure_is_not_shown_without_words(show, alt):
+def test_a_figure_is_not_shown_without_words(alt):
     with pytest.raises(ValueError, match="alt .*words"):
-        show(None, alt=alt)
+        figures.show(None, alt=alt)
 
 
 def test_a_script_shows_a_figure_in_a_window_and_closes_it(windows):
@@ -333,7 +332,7 @@ from ganutils.training import Progress
 figure, axes = plt.subplots(1, 2, figsize=(4, 3))
 figures.show(figure, alt={WORDS!r})""",
     f"figures.show_images(np.zeros((4, 3, 3, 1)), alt={WORDS!r})",
-    f"""view = figures.LiveView(lambda: np.zeros((4, 3, 3, 1)), alt={WORDS!r})
+    f"""view = figures.LiveView(lambda: np.zeros((4, 3, 3, 1)), title={WORDS!r})
 view(Progress(1, 3, {{"d_loss": [1.0]}}, 0.0))""",
     """for step in (2, 3):
     view(Progress(step, 3, {"d_loss": [1.0] * step}, 0.0))""",
