@@ -348,7 +348,7 @@ def test_in_a_kernel_every_figure_is_one_output_whose_text_reaches_the_page(capl
     for cell in notebook.cells:
         (output,) = cell.outputs
         assert output.output_type == "display_data"
-        assert output.metadata["image/png"]["alt"] == WORDS
+        assert WORDS in output.metadata["image/png"]["alt"]
         shown.append(output.data)
     texts = [data["text/plain"] for data in shown]
     assert texts[0] == "<Figure size 400x300 with 2 Axes>"
@@ -358,7 +358,8 @@ def test_in_a_kernel_every_figure_is_one_output_whose_text_reaches_the_page(capl
     assert updated == again != early
     # nbconvert's usual template, lab, has no place for it.
     page, _ = nbconvert.HTMLExporter(template_name="classic").from_notebook_node(notebook)
-    assert re.findall(r"<img alt='(.*?)'", page) == [html.escape(WORDS, quote=False)] * 5
+    alts = re.findall(r"<img alt='(.*?)'", page)
+    assert len(alts) == 5 and all(html.escape(WORDS, quote=False) in alt for alt in alts)
     assert "Alternative text" not in caplog.text
 
 
