@@ -2,14 +2,20 @@
 
 import os
 import signal
+import tempfile
 
 os.environ.setdefault("GANUTILS_PROFILE", "smoke")
 os.environ.setdefault("GANUTILS_OFFLINE", "1")
 
 
 def pytest_configure(config):
-    # Trained classifiers of the tests stay in the checkout, out of the user's cache.
-    os.environ.setdefault("GANUTILS_CACHE", str(config.cache.mkdir("classifiers")))
+    # Trained classifiers of the tests stay in the checkout, out of the user's cache; where it is
+    # read-only, in a temporary folder.
+    try:
+        folder = config.cache.mkdir("classifiers")
+    except (AttributeError, OSError):
+        folder = tempfile.mkdtemp(prefix="ganutils-")
+    os.environ.setdefault("GANUTILS_CACHE", str(folder))
     # Tests press Ctrl-C, which a process started in the background may have been told to ignore.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -50,5 +50,9 @@ def whole_file(path):
             with whole.open("wb") as file:
                 file.write(content.getbuffer())
                 file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
+                try:  # or a power cut could leave the name without the content
+                    os.fsync(file.fileno())
+                except OSError as error:  # some network drives cannot
+                    if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                        raise
             os.replace(whole, target)

@@ -2,14 +2,17 @@
 
 import gzip
 import hashlib
+import sys
 import zipfile
+from collections import Counter
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 
 from ganutils import validation
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_JUNK = ("thumbs.db", "desktop.ini")
 
 
 def refusal(where, found, expected):
@@ -87,49 +90,88 @@ def read_digits(split):
     return images, digits.target[chosen].astype(np.int32)
 
 
-def read_folder(folder, split):
+def read_folder(folder, split, size, channels):
     """A folder of pictures, as `data.load_images` describes it.
 
-    Images, uint8 (N, 28, 28), and labels, integers (N,): the index of the class folder.
+    Images, uint8 (N, size, size, channels), and labels, integers (N,): the index of the class
+    folder, whose names `class_folders` gives.
     """
-    parts = [folder / part for part in ("train", "test")]
-    parted = all(part.is_dir() for part in parts)
-    roots = parts if parted else [folder]
-    # Classes of both splits, so that a label means the same in each.
-    classes = sorted({sub.name for root in roots for sub in root.iterdir() if _pictures(sub)})
+    splits = _splits(folder)
+    roots = list(splits.values()) or [folder]
+    classes = class_folders(folder)
     loose = [file for root in roots for file in _pictures(root)]
     if loose and classes:
         found = f"pictures such as {loose[0].name} beside class folders {classes}"
         raise refusal(folder, found, "all pictures side by side, or all in class folders")
-    root = folder / split if parted else folder
-    files = [(file, 0) for file in _pictures(root)]
-    for label, name in enumerate(classes):
-        files += [(file, label) for file in _pictures(root / name)]
-    found = f"{len(files)} pictures, too few to give the {split} split one"
-    if not parted:
+    root = splits.get(split, folder)
+    places = [root, *(root / name for name in classes)]
+    files = [(file, max(0, i - 1)) for i, place in enumerate(places) for file in _pictures(place)]
+    used = {file for file, _ in files} | {root / name for name in classes}
+    rest = Counter(
+        _kind(entry) for place in places for entry in _visible(place) if entry not in used
+    )
+    rest = ", ".join(f"{count} {kind}" for kind, count in sorted(rest.items()))
+    found = f"{len(files)} pictures, too few to give the {split} split one; unread: {rest or 0}"
+    if not splits:
         files = [pair for i, pair in enumerate(files, 1) if (i % 10 == 0) == (split == "test")]
     if not files:
         raise refusal(root, found, f"{', '.join(_SUFFIXES)} files, directly or one folder a class")
-    return np.stack([_read_picture(file) for file, _ in files]), np.array([y for _, y in files])
+    if rest:
+        print(f"{root}: not read: {rest}.", file=sys.stderr)
+    read = [_read_picture(file, size, channels) for file, _ in files]
+    return np.stack(read), np.array([label for _, label in files])
+
+
+def class_folders(folder):
+    """Names of the sub-folders that hold pictures, of both splits, so that a label means the same
+    in each; none where the pictures lie side by side.
+    """
+    roots = list(_splits(folder).values()) or [folder]
+    return sorted({sub.name for root in roots for sub in _visible(root) if _pictures(sub)})
+
+
+def _splits(folder):
+    """The folders of the two splits, dict from "train" and "test"; none where one is missing."""
+    found = {sub.name.lower(): sub for sub in _visible(folder) if sub.is_dir()}
+    tests = [found[name] for name in ("test", "val", "valid", "validation") if name in found]
+    return {"train": found["train"], "test": tests[0]} if "train" in found and tests else {}
+
+
+def _visible(folder):
+    """What is in a folder, in order of name; without hidden files, such as the ._name that macOS
+    puts beside each picture, and hidden folders; nothing where it is no folder.
+    """
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in _JUNK]
+
+
+def _kind(entry):
+    if entry.is_dir():
+        return "folder"
+    return "picture" if entry.suffix.lower() in _SUFFIXES else entry.suffix.lower() or entry.name
 
 
 def _pictures(folder):
-    """The pictures in a folder in order of name; none where it is no folder."""
-    if not folder.is_dir():
-        return []
-    # Hidden files are left out: macOS puts a ._name beside each picture that it copies.
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and f.name[0] != ".")
+    return [entry for entry in _visible(folder) if _kind(entry) == "picture"]
 
 
-def _read_picture(file):
-    """A picture on white where it is transparent, its central square, as uint8 (28, 28) of gray."""
+def _read_picture(file, size, channels):
+    """A picture, upright, its central square, as uint8 (size, size, channels)."""
     try:
         with Image.open(file) as picture:
-            if picture.mode[0] in "IF":  # Pillow would cut off what is above 255
-                raise ValueError(f"more than 8 bits a pixel, mode {picture.mode}")
-            picture = picture.convert("RGBA")
+            if picture.mode[0] not in "IF":
+                upright = ImageOps.exif_transpose(picture).convert("RGBA")
+    except Image.DecompressionBombError as error:
+        raise refusal(file, f"a very large picture ({error})", "a smaller copy of it") from error
     except Exception as error:  # Pillow's many readers raise many kinds
         raise refusal(file, f"damaged data ({error})", "a picture; replace or remove it") from error
-    white = Image.new("RGBA", picture.size, "white")
-    gray = Image.alpha_composite(white, picture).convert("L")
-    return np.asarray(ImageOps.fit(gray, (28, 28), Image.Resampling.LANCZOS))
+    if picture.mode[0] in "IF":  # Pillow would cut off what is above 255
+        found = f"a picture of more than 8 bits a pixel (mode {picture.mode})"
+        raise refusal(file, found, "a copy of it with 8 bits a pixel")
+    solid = upright.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
+    light = solid.getbbox() and ImageStat.Stat(upright.convert("L"), solid).mean[0] > 127.5
+    # What is drawn in white would vanish on white.
+    ground = Image.new("RGBA", upright.size, "black" if light else "white")
+    flat = Image.alpha_composite(ground, upright).convert("L" if channels == 1 else "RGB")
+    fitted = ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(fitted).reshape(size, size, channels)

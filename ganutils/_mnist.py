@@ -16,6 +16,12 @@ SETS = {
     "mnist": ("MNIST", "11 MB", ("mnist.npz",)),
     "fashion_mnist": ("Fashion-MNIST", "30 MB", [f"fashion-mnist/{x}-ubyte.gz" for x in _IDX]),
 }
+CLASSES = {
+    "fashion_mnist": (
+        ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+        + ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+    )
+}
 SPLITS = {"train": 60_000, "test": 10_000}  # of both
 # md5 of the uncompressed idx files that MNIST was published as, whatever container holds it now.
 _MNIST_MD5 = {
@@ -75,8 +81,9 @@ def find(name, split, *, retry=True):
 
 def _keras_home():
     """Keras' cache folder by Keras' own rule, which Keras applies only once, when imported."""
-    home = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
-    return Path(os.path.expanduser(os.environ.get("KERAS_HOME", home / ".keras")))
+    home = os.path.expanduser("~")
+    base = Path(home if os.access(home, os.W_OK) else "/tmp")
+    return Path(os.path.expanduser(os.environ.get("KERAS_HOME", base / ".keras")))
 
 
 def _download(name, split, cache):

@@ -1,24 +1,43 @@
 """How does a run survive a crash? Save all its state; restore all of it, or say what differs."""
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ganutils.training import Progress, models_of, train
 
 
+def _as_floats(value):
+    """What JSON cannot take, such as numpy's numbers and tensors, as floats."""
+    return np.asarray(value, dtype=float).tolist()
+
+
 class History(tf.train.experimental.PythonState):
-    """Makes a history (dict from name to list of floats) part of a checkpoint, as JSON."""
+    """Makes a history (dict from name to list of floats) part of a checkpoint, as JSON.
+
+    Numbers of other kinds become floats; TypeError by name for what is no number.
+    """
 
     def __init__(self, values):
         self.values = values
 
     def serialize(self):
-        return json.dumps(self.values)
+        for name, values in self.values.items():
+            if not isinstance(name, str):
+                raise TypeError(f"history[{name!r}] cannot be saved: its name must be a text.")
+            try:
+                json.dumps(values, default=_as_floats)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"history[{name!r}] cannot be saved, keep a list of floats there: {error}"
+                ) from error
+        return json.dumps(self.values, default=_as_floats)
 
     def deserialize(self, string_value):
         self.values.clear()
@@ -34,6 +53,53 @@ def _numbered(player):
     return {f"{i} {v.name.rstrip('_0123456789')}": v for i, v in enumerate(variables)}
 
 
+def _plain(value):
+    """A setting as text, in which float32's rounding does not show, nor where a lambda stands."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "a lambda"
+        return str({name: _plain(part) for name, part in value.items() if name != "name"})
+    if isinstance(value, list | tuple):
+        return str([_plain(part) for part in value])
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(np.float32(value))
+    return str(value)
+
+
+def _settings_of_run(run):
+    """The class and the settings of each optimizer: dict from name to text, or to a step size."""
+    settings = {}
+    for player in ("d_optimizer", "g_optimizer"):
+        if optimizer := getattr(run, player):
+            settings[player] = type(optimizer).__name__
+            try:
+                config = optimizer.get_config()
+            except Exception:  # a schedule need not know how to write itself down
+                continue
+            settings |= {f"{player} {k}": _plain(v) for k, v in config.items() if k != "name"}
+            if isinstance(rate := config.get("learning_rate"), float):
+                settings[f"{player} learning_rate"] = rate
+    return settings
+
+
+def _settings_of_file(path):
+    reader = tf.train.load_checkpoint(path)
+    return json.loads(reader.get_tensor("optimizer_settings/.ATTRIBUTES/py_state"))
+
+
+class Settings(tf.train.experimental.PythonState):
+    """Makes what the optimizers are part of a checkpoint, to be compared before a restore."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def serialize(self):
+        return json.dumps(_settings_of_run(self.run))
+
+    def deserialize(self, string_value):
+        pass
+
+
 def _checkpoint(run):
     """`tf.train.Checkpoint` over everything that a run remembers."""
     parts = {
@@ -46,6 +112,7 @@ def _checkpoint(run):
     return tf.train.Checkpoint(
         step=run.step,
         history=History(run.history),
+        optimizer_settings=Settings(run),
         d_variables=_numbered(run.discriminator),  # Dropout's seed states are here alone
         g_variables=_numbered(run.generator),
         **{name: part for name, part in parts.items() if part is not None},
@@ -54,7 +121,19 @@ def _checkpoint(run):
 
 
 def _manager(run, folder, keep):
-    return tf.train.CheckpointManager(_checkpoint(run), folder, max_to_keep=keep)
+    """The manager of a folder, checked: of a run of hours, the folder must not be the end."""
+    if not str(folder):
+        raise ValueError("folder is an empty text; name a folder for the saves.")
+    path = Path(folder).expanduser()
+    if found := re.search(r"[][*?\\]", path.as_posix()):
+        raise ValueError(
+            f"folder {str(path)!r} has {found[0]!r} in its path, which TensorFlow takes for a "
+            "pattern: it would save there and never find it. Choose another folder."
+        )
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise NotADirectoryError(f"folder {str(path)!r}: {str(part)!r} is a file.")
+    return tf.train.CheckpointManager(_checkpoint(run), str(path), max_to_keep=keep)
 
 
 def contents_of_run(run):
@@ -110,6 +189,20 @@ def _refuse_another_run(path, saved, here):
         )
 
 
+def _tell_other_rates(rates):
+    """Say which step sizes (dict from name to the one in the file and the one here) were asked."""
+    for name, (saved, asked) in rates.items():
+        if np.float32(saved) != np.float32(asked):
+            player = name.split()[0]
+            warnings.warn(
+                f"{name}: {saved:.6g} in the file, {asked:.6g} here; the run goes on with "
+                f"{saved:.6g}. To take the new one, set it after `resume`, "
+                f"run.{player}.learning_rate.assign({asked:.6g}), and go on with "
+                "`training.train` and callbacks=[checkpoints.saver(run, folder)].",
+                stacklevel=3,
+            )
+
+
 def _saved_paths(manager):
     """What a folder holds, newest first: the saves known to be complete, and the others.
 
@@ -133,12 +226,15 @@ def resume(run, folder):
         folder: where `saver` or `resume_and_train` saved it.
 
     Returns:
-        The step at which the run stands. The optimizers' step sizes are restored, too.
+        The step at which the run stands. The optimizers' step sizes are restored, too; a warning
+        says so where the run was built with others. A schedule counts as a part.
 
     Raises:
-        OSError: there are saves, and none can be read; says why, file by file.
-        ValueError: the save is of a run with other parts; says what differs. In both cases the run
-            is left as it was.
+        OSError: there are saves, and none can be read, says why, file by file; or the folder is a
+            file.
+        ValueError: the save is of a run with other parts, or other settings of an optimizer, says
+            what differs; or the folder's path has one of []*? or a backslash in it. In all cases
+            the run is left as it was.
     """
     manager, failed = _manager(run, folder, keep=None), []
     known, others = _saved_paths(manager)
@@ -148,8 +244,15 @@ def resume(run, folder):
         except Exception as error:  # TensorFlow's reader complains in many ways
             failed.append(f"{path}: {type(error).__name__}: {error}")
             continue
-        _refuse_another_run(path, saved, contents_of_run(run))
+        here, rates = contents_of_run(run), {}
+        if "optimizer_settings" in saved:
+            saved, here = saved | _settings_of_file(path), here | _settings_of_run(run)
+            for name in sorted(saved.keys() & here.keys()):
+                if isinstance(saved[name], float) and isinstance(here[name], float):
+                    rates[name] = saved.pop(name), here.pop(name)
+        _refuse_another_run(path, saved, here)
         manager.checkpoint.restore(path).assert_consumed()
+        _tell_other_rates(rates)
         run.unsaved = None
         if path in others:
             failed.append(f"{folder}: the list of saves, which does not name {path}")
@@ -169,11 +272,15 @@ def saver(run, folder, *, keep=3):
 
     Args:
         run: `training.Run`.
-        folder: where to; the newest `keep` saves stay there (None: all of them).
+        folder: where to; the newest `keep` saves stay there (None: all of them). "~" is the home.
 
     Returns:
         Function of a `training.Progress`. It raises OSError where the folder cannot be written to
-        or is full; earlier saves and the run in memory are then as they were.
+        or is full, and TypeError where the history holds what is no number; earlier saves and the
+        run in memory are then as they were.
+
+    Raises:
+        OSError, ValueError: for a folder, as `resume`.
     """
     manager = _manager(run, folder, keep)
 
@@ -182,13 +289,13 @@ def saver(run, folder, *, keep=3):
             manager.save(checkpoint_number=progress.step)
         except (OSError, tf.errors.OpError) as error:
             run.unsaved = progress.step
-            for part in Path(folder).glob(f"*-{progress.step}[._]*"):
+            for part in Path(manager.directory).glob(f"*-{progress.step}[._]*"):
                 if part.is_dir():
                     shutil.rmtree(part, ignore_errors=True)
                 elif str(part.with_suffix("")) not in _saved_paths(manager)[0]:
                     part.unlink(missing_ok=True)
             raise OSError(
-                f"Step {progress.step} could not be saved in {folder}: {error}. "
+                f"Step {progress.step} could not be saved in {manager.directory}: {error}. "
                 "What was saved before is whole, and the run is in memory: make room, or the "
                 "folder writable, and run the same once more."
             ) from error
@@ -217,7 +324,8 @@ def resume_and_train(
         The run.
 
     Raises:
-        OSError, ValueError, FloatingPointError: as `resume`, `saver` and `training.train` do.
+        OSError, TypeError, ValueError, FloatingPointError, KeyboardInterrupt: as `resume`, `saver`
+            and `training.train` do.
     """
     save = saver(run, folder, keep=keep)
     if run.unsaved == int(run.step):  # memory is ahead of the folder

@@ -25,10 +25,11 @@ def cache_folder():
     (XDG_CACHE_HOME, or what the platform uses).
     """
     if named := os.environ.get("GANUTILS_CACHE"):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     places = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~")}
     user = os.environ.get("XDG_CACHE_HOME") or places.get(sys.platform, "~/.cache")
-    return Path(user).expanduser() / "ganutils"
+    folder = Path(os.path.expanduser(user), "ganutils")
+    return folder if folder.is_absolute() else Path(tempfile.gettempdir(), "ganutils")  # no home
 
 
 def digit_classifier(images, labels, *, steps=2000, batch_size=128, seed=0):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from ganutils import _image_files, _mnist, latents, validation
 
 
-def load_images(source="auto", *, split="train"):
+def load_images(source="auto", *, split="train", size=None, channels=None):
     """Load real images, their labels and the name of the source, checked.
 
     MNIST and Fashion-MNIST are looked for as `mnist.npz` or `fashion_mnist.npz` in the folder
@@ -25,16 +25,18 @@ def load_images(source="auto", *, split="train"):
             - an `.npz` in Keras' layout (x_train, y_train, x_test, y_test; y may be missing): x
               of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8 in 0..255 or floats that
               already are in [-1, 1]; y integers >= 0 of shape (N,) or (N, 1);
-            - a folder of pictures, directly or in one sub-folder a class. Each is put on white
-              where transparent, cropped to its central square and made 28x28 gray. Sub-folders
-              `train` and `test`, where both exist, are the splits; otherwise, in order of name,
-              every tenth picture is the test split.
+            - a folder of pictures, directly or in one sub-folder a class. Each is turned upright,
+              put on white where transparent (on black where what it shows is light), and cropped to
+              its central square. Sub-folders `train` and `test` (or `val`, `validation`), where
+              both exist, are the splits; otherwise, in order of name, every tenth picture is the
+              test split. What is not read is counted in one line on stderr.
         split: "train" or "test".
+        size, channels: side in pixels, 4 to 1,024, and 1 (gray) or 3 (color) of the pictures of a
+            folder; 28 and 1 where None. Of another source, what it must have, or None.
 
     Returns:
-        images, float32 of shape (N, H, W, C) in [-1, 1], (N, 28, 28, 1) but for an `.npz`;
-        labels, int32 of shape (N,), the index of the class folder for pictures, 0 where the
-        source has none; and name, a string such as "MNIST", or the file's.
+        images, float32 of shape (N, H, W, C) in [-1, 1]; labels, int32 of shape (N,), the index in
+        `class_names`, 0 where the source has none; and name, such as "MNIST", or the file's.
 
     Raises:
         FileNotFoundError: a built-in set is neither on this machine nor to be downloaded.
@@ -46,8 +48,24 @@ def load_images(source="auto", *, split="train"):
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"source must be a name or a path, not {type(source).__name__}")
+    _refuse_no_path(source)
+    if size is not None:
+        size = validation.as_integer(size, "size", low=4, high=1024)
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 (gray) or 3 (color), not {channels!r}")
+    images, labels, name = _load(source, split, size or 28, channels or 1)
+    if (size, channels) != (None, None):
+        height, width, depth = images.shape[1:]
+        if {size or height} != {height, width} or channels not in (None, depth):
+            raise ValueError(
+                f"{name} has images of shape {images.shape[1:]}, not {size=}, {channels=}: these "
+                "can be chosen for a folder of pictures only; leave them out."
+            )
+    return images, labels, name
+
+
+def _load(source, split, size, channels):
+    """What `load_images` returns; size and channels for folders."""
     if source == "auto":
         try:
             return *_mnist.find("mnist", split, retry=False), "MNIST"
@@ -60,21 +78,79 @@ def load_images(source="auto", *, split="train"):
         return *_image_files.read_digits(split), "scikit-learn digits"
     if source in _mnist.SETS:
         return *_mnist.find(source, split), _mnist.SETS[source][0]
-
-    path = os.path.expanduser(source)
-    if os.path.isdir(path):
-        images, labels = _image_files.read_folder(Path(path), split)
-    elif os.path.isfile(path) and path.lower().endswith(".npz"):
-        images, labels = _image_files.read_npz(path, split)
+    path, folder = _path_of(source)
+    if folder:
+        images, labels = _image_files.read_folder(path, split, size, channels)
     else:
-        names = ", ".join(repr(name) for name in ("auto", "digits", *_mnist.SETS))
-        raise ValueError(f"source {str(source)!r} is none of {names}, no .npz file and no folder")
+        images, labels = _image_files.read_npz(path, split)
     images = _image_files.scaled(images, f"{path}: x_{split}")
     labels = np.zeros(len(images), int) if labels is None else labels
     if labels.shape == (len(images), 1):
         labels = labels[:, 0]
     labels = validation.as_labels(labels, len(images), 10**6, f"{path}: y_{split}")
-    return images, labels, os.path.basename(os.path.realpath(path))
+    return images, labels, path.resolve().name
+
+
+def _refuse_no_path(source):
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a name or a path, not {type(source).__name__}")
+
+
+def _path_of(source):
+    """The path that a source names, and whether it is a folder; errors where it is neither."""
+    path = os.path.expanduser(source)
+    folder = os.path.isdir(path)
+    if not folder and not (os.path.isfile(path) and path.lower().endswith(".npz")):
+        names = ", ".join(repr(name) for name in ("auto", "digits", *_mnist.SETS))
+        raise ValueError(f"source {str(source)!r} is none of {names}, no .npz file and no folder")
+    return Path(path), folder
+
+
+def class_names(source="auto"):
+    """Names of the classes that the labels of `load_images(source)` index, a list of strings.
+
+    The published names, those of the class folders, or "0", "1" ... up to the largest label.
+    """
+    _refuse_no_path(source)
+    if source in ("auto", "digits", *_mnist.SETS):
+        return _mnist.CLASSES.get(source, [str(digit) for digit in range(10)])
+    path, folder = _path_of(source)
+    if folder:
+        return _image_files.class_folders(path) or ["0"]
+    labels = [_image_files.read_npz(path, split)[1] for split in ("train", "test")]
+    largest = max((int(np.max(y)) for y in labels if y is not None and y.size), default=0)
+    return [str(label) for label in range(largest + 1)]
+
+
+def require(images, labels=None, *, count=1, classes=1, shape=None, divisor=1):
+    """Refuse images that a notebook can do nothing with, before it has trained on them.
+
+    Args:
+        images, labels: as `load_images` returns them.
+        count: the fewest images.
+        classes: the fewest different labels; 1 where labels are not needed.
+        shape: the only shape of an image (height, width, channels), or None.
+        divisor: what height and width must be multiples of.
+
+    Raises:
+        ValueError: says what is needed, what was found, and what to do.
+    """
+    found = images.shape[1:]
+    known = 1 if labels is None else len(np.unique(labels))
+    needs = {
+        f"at least {count:,} images, and there are {len(images):,}": len(images) >= count,
+        f"labels of at least {classes} classes, and there are {known}": known >= classes,
+        f"images of shape {shape}, and these are {found}": shape in (None, found),
+        f"sides that are multiples of {divisor}, and these are {found[0]} by {found[1]}": (
+            found[0] % divisor == found[1] % divisor == 0
+        ),
+    }
+    missing = "; ".join(need for need, held in needs.items() if not held)
+    if missing:
+        raise ValueError(
+            f"This notebook needs {missing}. Choose another SOURCE; for a folder of pictures, "
+            "size= and channels= of load_images set the shape."
+        )
 
 
 def batches(arrays, batch_size, *, seed, start=0):

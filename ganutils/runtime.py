@@ -6,6 +6,7 @@ the log level says. If the import fails, everything that was held back is printe
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -21,9 +22,14 @@ _CPUINFO = Path("/proc/cpuinfo")  # on Linux
 @contextlib.contextmanager
 def _held_back_stderr():
     """Hold back what is written to file descriptor 2; print it after all if the block fails."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    try:
         saved = os.dup(2)
+    except OSError:  # it is closed: nobody listens
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -35,6 +41,11 @@ def _held_back_stderr():
             os.close(saved)
 
 
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # over keras.json
+    raise ImportError(
+        f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, and this course is written for "
+        "TensorFlow: unset it, or set it to tensorflow, and start Python again."
+    )
 if "tensorflow" in sys.modules:  # somebody was first: nothing to keep quiet, nothing left to set
     import tensorflow as tf
 else:
@@ -46,6 +57,11 @@ else:
         import tensorflow as tf
 
         tf.config.list_logical_devices()  # the probe for GPUs is what complains, so make it now
+import keras  # noqa: E402  Keras imports TensorFlow, which had to come quietly first
+
+# What a keras.json in the reader's home may have changed.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
 # Or each new model's `predict` would be called a retracing; a step's own retracing is still told.
 tf.get_logger().addFilter(lambda record: "make_predict_function" not in record.getMessage())
 
@@ -63,8 +79,40 @@ def budget(full, smoke):
 
 
 def picture_folder():
-    """Where a notebook keeps its pictures: what GANUTILS_PICTURES names, or a temporary folder."""
-    return Path(os.environ.get("GANUTILS_PICTURES") or tempfile.mkdtemp(prefix="ganutils-"))
+    """Where a notebook keeps its pictures: what GANUTILS_PICTURES names, made where it is missing.
+
+    Otherwise a fresh temporary folder, which a line on stderr names. OSError, before a notebook has
+    trained for nothing, where the folder cannot be written to.
+    """
+    named = os.environ.get("GANUTILS_PICTURES")
+    if not named:
+        folder = Path(tempfile.mkdtemp(prefix="ganutils-"))
+        print(f"Pictures are kept in {folder}; GANUTILS_PICTURES names another.", file=sys.stderr)
+        return folder
+    folder = Path(named).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        said = f"GANUTILS_PICTURES names {folder}, where nothing can be written ({error.strerror})"
+        raise OSError(error.errno, f"{said}. Name another folder, or unset it.") from error
+    return folder
+
+
+def results_folder():
+    """Where the course's stored results lie, whatever folder the kernel runs in.
+
+    Looked for beside the package, then around the working folder; FileNotFoundError otherwise.
+    """
+    here = Path.cwd()
+    for course in (Path(__file__).parents[1], here, *here.parents):
+        folder = course / "notebooks" / "assets" / "results"
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"The stored results, notebooks/assets/results, lie neither beside {Path(__file__).parent} "
+        f"nor around {here}. Start Jupyter within a copy of the whole course."
+    )
 
 
 @contextlib.contextmanager
@@ -72,8 +120,9 @@ def stop_button():
     """Hold back Ctrl-C, and a notebook's stop button, so that a loop can end between two steps.
 
     Yields a function of no argument: whether the loop was asked to stop. The first Ctrl-C is only
-    noted, and one line printed at the end says so; a second one interrupts at once. Always False
-    outside the main thread, and where the program ignores interrupts.
+    noted: at the end of the block one line says how to go on, and the KeyboardInterrupt follows, so
+    that the cells after this one wait. A second one interrupts at once. Always False outside the
+    main thread, and where the program ignores interrupts.
     """
     pressed, before = [], signal.getsignal(signal.SIGINT)
 
@@ -90,7 +139,8 @@ def stop_button():
     finally:
         signal.signal(signal.SIGINT, before)
     if pressed:
-        print("Stopped between two steps, as asked. Run the same once more to go on.")
+        print("Stopped between two steps, as asked. Run the same cell once more to go on.")
+        raise KeyboardInterrupt
 
 
 def _native_type():
@@ -121,8 +171,6 @@ def fast_precision():
 
     Kalamkar et al. 2019, arXiv 1905.12322.
     """
-    import keras  # here, because Keras imports TensorFlow, which this room does quietly first
-
     wish = os.environ.get("GANUTILS_PRECISION")
     if wish not in (None, "float32", "bfloat16"):
         raise ValueError(f'GANUTILS_PRECISION is {wish!r}; set it to "float32" or "bfloat16".')
@@ -136,16 +184,35 @@ def fast_precision():
 def in_float32(model):
     """Copy a model of any dtype policy as one that computes in float32, for sampling and metrics.
 
-    The weights are copies: the copy stays as it is when the model learns on.
+    Models and layers within it do so, too. The weights are copies: the copy stays as it is when the
+    model learns on.
     """
-    import keras
 
+    def exact(value):
+        """A configuration, however nested, with float32 for every other type of floats."""
+        if isinstance(value, list | tuple):
+            return type(value)(map(exact, value))
+        if not isinstance(value, dict):
+            return value
+        floats = {name for name in value if name == "dtype" and "float" in str(value[name])}
+        return {k: "float32" if k in floats else exact(v) for k, v in value.items()}
+
+    def new_input(x):
+        return keras.Input(batch_shape=x.shape, name=x.name, **exact({"dtype": x.dtype}))
+
+    @functools.cache  # what two models share, their copies share
     def rebuilt(layer):
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer):  # a bare operation has no type of its own
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
+        if not isinstance(layer, keras.Model) or not getattr(layer, "inputs", None):
+            return type(layer).from_config(exact(layer.get_config()))
+        inputs = layer.inputs if isinstance(layer, keras.Sequential) else layer.input
+        inputs = keras.tree.map_structure(new_input, inputs)
+        return keras.models.clone_model(layer, inputs, clone_function=rebuilt)
 
-    copy = keras.models.clone_model(model, clone_function=rebuilt)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # for layers that a layer makes by itself
+    try:
+        copy = rebuilt(model)
+    finally:
+        keras.config.set_dtype_policy(before)
     copy.set_weights(model.get_weights())
     return copy

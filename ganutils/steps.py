@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from ganutils import validation
 from ganutils.latents import sample_latents
 
 
@@ -23,10 +24,13 @@ def make_train_step(
     Returns:
         `tf.function` (real, step) -> dict of scalars: d_loss, g_loss, and d_real and d_fake, the
         mean D(x) and D(G(z)) in (0, 1). real: images in [-1, 1]; step: integer tensor or variable
-        (a Python integer would be traced anew each time).
+        (a Python integer would be traced anew each time). ValueError for a player without trainable
+        variables, and for float16 or an optimizer that scales losses.
 
     Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1, with simultaneous updates.
     """
+    validation.check_learner(discriminator, d_optimizer, "discriminator")
+    validation.check_learner(generator, g_optimizer, "generator")
     discriminator_loss, generator_loss = objective
     d_vars, g_vars = discriminator.trainable_variables, generator.trainable_variables
     d_optimizer.build(d_vars)
@@ -147,8 +151,11 @@ def make_step(
 
     Returns:
         `tf.function` (real, step) -> the dict of the last of D's updates. real: a batch, or a tuple
-        such as (images, labels); step: integer tensor or variable.
+        such as (images, labels); step: integer tensor or variable. ValueError as for
+        `make_train_step`.
     """
+    validation.check_learner(d_variables, d_optimizer, "discriminator")
+    validation.check_learner(g_variables, g_optimizer, "generator")
     if d_steps < 1:
         raise ValueError(f"{d_steps=} must be at least 1.")
     d_optimizer.build(d_variables)

@@ -1,6 +1,8 @@
 """How does one run go? A `Run` is what it remembers; `train` takes its steps."""
 
+import itertools
 import math
+import sys
 import time
 from functools import partial
 from typing import NamedTuple
@@ -8,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from tqdm import tqdm
 
-from ganutils import runtime
+from ganutils import runtime, validation
 
 
 class Progress(NamedTuple):
@@ -31,7 +33,11 @@ def models_of(player):
     return list(player) if isinstance(player, list | tuple) else [player]
 
 
-def _trainable(player):
+def _trainable(name, player, optimizer):
+    """What a player may change; refuse one that would not learn."""
+    if player is None:
+        return []
+    validation.check_learner(models_of(player), optimizer, name)
     return [variable for model in models_of(player) for variable in model.trainable_variables]
 
 
@@ -50,6 +56,10 @@ class Run:
     Attributes: all of these; step, int64 `tf.Variable`; history, dict from name to a list with one
     float for each step; d_variables and g_variables, what each player may change; unsaved, the step
     that could not be saved, or None.
+
+    Raises:
+        ValueError: a player has no trainable variables, is not built, computes in float16, or has
+            an optimizer that scales losses.
     """
 
     def __init__(
@@ -59,7 +69,8 @@ class Run:
         self.d_optimizer, self.g_optimizer = d_optimizer, g_optimizer
         self.average, self.also = average, dict(also or {})
         self.step, self.history, self.unsaved = tf.Variable(0, dtype=tf.int64), {}, None
-        self.d_variables, self.g_variables = _trainable(discriminator), _trainable(generator)
+        self.d_variables = _trainable("discriminator", discriminator, d_optimizer)
+        self.g_variables = _trainable("generator", generator, g_optimizer)
         self._made = {}
         if d_optimizer is not None:
             d_optimizer.build(self.d_variables)
@@ -96,17 +107,26 @@ def with_weight_norms(run, train_step):
 
 
 def _make_loop(train_step, draw, step, *, jit_compile):
-    """Make a function (source, count) that takes steps in one program; draw: (source, step)."""
+    """Make a function (source, count) that takes steps in one program.
+
+    draw: function (given, step) -> real samples; given is an optional batch of the source where
+    that is an iterator of a dataset, else the source itself. A dataset's end ends the steps.
+    """
 
     @tf.function
-    def values_at(source):
-        return train_step(draw(source, tf.identity(step)), tf.identity(step))
+    def values_at(given):
+        return train_step(draw(given, tf.identity(step)), tf.identity(step))
 
     @tf.function(jit_compile=jit_compile)
     def loop(source, count, names):
         rows = tf.TensorArray(tf.float32, count)
         for i in tf.range(count):
-            values = values_at(source)
+            given = source
+            if isinstance(source, tf.data.Iterator):
+                given = source.get_next_as_optional()
+                if not given.has_value():
+                    break
+            values = values_at(given)
             row = tf.stack([tf.cast(values[name], tf.float32) for name in names])
             rows = rows.write(i, row)
             if not tf.reduce_all(tf.math.is_finite(row)):
@@ -115,7 +135,10 @@ def _make_loop(train_step, draw, step, *, jit_compile):
         return rows.stack()
 
     def take(source, count):
-        names = tuple(values_at.get_concrete_function(source).structured_outputs)
+        given = source
+        if isinstance(source, tf.data.Iterator):
+            given = tf.OptionalSpec(source.element_spec)
+        names = tuple(values_at.get_concrete_function(given).structured_outputs)
         columns = loop(source, tf.constant(count), names).numpy().T.tolist()
         return dict(zip(names, columns, strict=True))
 
@@ -125,8 +148,8 @@ def _make_loop(train_step, draw, step, *, jit_compile):
 def _take_one_by_one(train_step, step, batches, count):
     """Take steps from Python; what a compiled loop returns, for batches of any kind."""
     columns = {}
-    for _ in range(count):
-        values = train_step(next(batches), tf.identity(step))
+    for real in itertools.islice(batches, count):
+        values = train_step(real, tf.identity(step))
         row = {name: float(value) for name, value in values.items()}
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
@@ -136,16 +159,24 @@ def _take_one_by_one(train_step, step, batches, count):
     return columns
 
 
-def _refuse_non_finite(columns, taken, count, now):
-    """Stop a run at the step, the next after `now`, whose values are no longer numbers."""
-    if taken < count:
-        row = {name: column[taken] for name, column in columns.items()}
-        bad = {name: value for name, value in row.items() if not math.isfinite(value)}
+def _refuse_to_go_on(columns, taken, count, now):
+    """Stop a run that took fewer steps than `count`, at the step after `now`."""
+    row = {name: column[taken] for name, column in columns.items() if len(column) > taken}
+    bad = {name: value for name, value in row.items() if not math.isfinite(value)}
+    if bad:
         raise FloatingPointError(f"Training stopped at step {now + 1}: {bad} is not finite.")
+    if taken < count:
+        raise ValueError(
+            f"The batches ended before step {now + 1}: repeat them without end, a dataset by "
+            "its method repeat, and run the same once more."
+        )
 
 
 def _compile_batches(run, train_step):
-    return _make_loop(train_step, lambda source, step: next(source), run.step, jit_compile=False)
+    def draw(batch, step):
+        return batch.get_value()
+
+    return _make_loop(train_step, draw, run.step, jit_compile=False)
 
 
 def make_loop(train_step, draw, step, *, jit_compile=True):
@@ -170,7 +201,7 @@ def make_loop(train_step, draw, step, *, jit_compile=True):
     def loop(count):
         start = int(step)
         columns = take((), count)
-        _refuse_non_finite(columns, int(step) - start, count, int(step))
+        _refuse_to_go_on(columns, int(step) - start, count, int(step))
         return columns
 
     return loop
@@ -179,6 +210,8 @@ def make_loop(train_step, draw, step, *, jit_compile=True):
 def _batches_from(batches, now, steps):
     """The batches from number `now` on: of a dataset, or of a function of where to start."""
     if not isinstance(batches, tf.data.Dataset):
+        if not callable(batches):
+            raise TypeError(f"batches must be a dataset or a function of start, not {batches!r}.")
         return batches(start=now)
     count = int(batches.cardinality())
     if 0 <= count < steps:
@@ -201,8 +234,9 @@ def train(
 ):
     """Take steps until the run's counter stands at `steps`.
 
-    A run that stands there already only calls its callbacks, so a cell can be run twice. Ctrl-C, or
-    a notebook's stop button, ends the run after the step at hand; the same call goes on from there.
+    A run that stands there already only calls its callbacks, and says so on stderr; so a cell can
+    be run twice. Ctrl-C, or a notebook's stop button, ends the run after the step at hand and its
+    callbacks; the same call goes on from there.
 
     Args:
         run: `Run`; its step and history are advanced step by step.
@@ -223,13 +257,15 @@ def train(
         The run.
 
     Raises:
-        ValueError: the counter is beyond `steps`, a number is below 1, or the dataset is too short.
-        TypeError: per_call is above 1 without a dataset: a graph would repeat the first batch.
+        ValueError: the counter is beyond `steps`, a number is below 1, or the batches end too soon;
+            counter and history are then those of the last step that had a batch.
+        TypeError: per_call is above 1 without a dataset: a graph would repeat the first batch; or
+            batches is neither a function nor a dataset.
         FloatingPointError: a value is NaN or infinite; names the step and the value. No callback
             sees that step, so what was saved before stands. Counter and history are those before
             it, the weights those after it.
-        KeyboardInterrupt: Ctrl-C a second time, before the step at hand has ended; weights, counter
-            and history may then disagree.
+        KeyboardInterrupt: Ctrl-C, after the callbacks. Ctrl-C a second time interrupts the step at
+            hand; weights, counter and history may then disagree.
     """
     now, left, clock, stop = int(run.step), 0.0, None, False
     if now > steps or every < 1 or per_call < 1:
@@ -241,6 +277,12 @@ def train(
         if per_call > 1 and not isinstance(source, tf.data.Dataset):
             raise TypeError(f"{per_call=} needs a tf.data.Dataset of batches, not {type(source)}.")
         source = iter(source)
+    elif steps:  # on stderr: a notebook's text must not depend on how often a cell was run
+        print(
+            f"The run is already at step {now}, nothing is left to do: ask for more steps, or make "
+            "a new run.",
+            file=sys.stderr,
+        )
     if per_call > 1:
         take = run.made_once(_compile_batches, train_step)
     else:
@@ -257,9 +299,9 @@ def train(
             columns = take(source, count)
             taken = int(run.step) - now
             now += taken
-            for name, column in columns.items():
+            for name, column in columns.items() if taken else ():
                 run.history.setdefault(name, []).extend(column[:taken])
-            _refuse_non_finite(columns, taken, count, now)
+            _refuse_to_go_on(columns, taken, count, now)
             bar.update(count)
             clock = clock or (time.perf_counter(), now)  # the first call includes tracing
             left = (time.perf_counter() - clock[0]) / max(now - clock[1], 1) * (steps - now)

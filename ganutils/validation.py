@@ -1,9 +1,9 @@
 """Is this input fit? Checks that hand it on in one type, or say what was found and what to do."""
 
-import math
 import operator
 import reprlib
 
+import keras
 import numpy as np
 
 
@@ -131,8 +131,24 @@ def as_labels(labels, count, classes, name="labels"):
     return labels.astype(np.int32)
 
 
-def refuse_non_finite(values, *, step):
-    """FloatingPointError that names the step and every value of the dict that is not finite."""
-    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
-    if bad:
-        raise FloatingPointError(f"Training stopped at step {step}: {bad} is not finite.")
+def check_learner(player, optimizer, name):
+    """Refuse a player that would never learn, or not without a scaled loss; ValueError by name.
+
+    player: a model, a list of models, or the list of variables that the optimizer moves.
+    """
+    parts = list(player) if isinstance(player, list | tuple) else [player]
+    models = [part for part in parts if hasattr(part, "trainable_variables")]
+    learns = models != parts or any(model.trainable_variables for model in models)
+    if not (learns and all(getattr(model, "built", True) for model in models)):
+        raise ValueError(
+            f"The {name} has no variables to train, or is not built: start its model with "
+            "keras.Input, and set trainable = True before the step or the run is made."
+        )
+    policies = [model.dtype_policy for model in models] or [keras.config.dtype_policy()]
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    scaled = scaled or getattr(optimizer, "loss_scale_factor", None)
+    if scaled or any(policy.compute_dtype == "float16" for policy in policies):
+        raise ValueError(
+            f"The {name} needs a scaled loss, as float16 does, and no step scales it: take a "
+            "plain optimizer, and mixed_bfloat16 or float32 as the policy."
+        )

@@ -470,11 +470,105 @@ def test_pictures_become_28_by_28_gray(tmp_path):
     assert (images[6, :, 3:-3] > 0.9).all()  # the central square
 
 
+def test_a_picture_is_turned_as_its_camera_was_held(tmp_path):
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[:14] = 250  # light above
+    exif = Image.Exif()
+    exif[274] = 3  # upside down
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    (image,) = data.load_images(tmp_path)[0]
+    assert (image[:14] == -1).all() and (image[14:] > 0.9).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize(("shade", "ground"), [(255, 0), (0, 255)])
+def test_an_icon_does_not_vanish_on_its_ground(tmp_path, mode, shade, ground):
+    icon = np.zeros((28, 28, 4), np.uint8)
+    icon[7:21, 7:21] = (shade, shade, shade, 255)
+    Image.fromarray(icon).convert(mode).save(tmp_path / "a.png")
+    (image,) = data.load_images(tmp_path)[0]
+    assert (image[7:21, 7:21] == shade / 127.5 - 1).all()
+    assert (image[:5] == ground / 127.5 - 1).all()
+
+
+@pytest.mark.parametrize("test", ["Test", "val", "VALIDATION"])
+def test_splits_are_found_by_any_of_their_names(tmp_path, test):
+    paint(tmp_path / "Train" / "cat" / "a.png", 1)
+    paint(tmp_path / test / "cat" / "a.png", 2)
+    paint(tmp_path / ".thumbnails" / "a.png", 3)
+    assert shades(data.load_images(tmp_path)[0]) == [1]
+    assert shades(data.load_images(tmp_path, split="test")[0]) == [2]
+    assert data.class_names(tmp_path) == ["cat"]
+
+
+def test_what_is_not_read_is_counted(tmp_path, capsys):
+    paint(tmp_path / "cat" / "a.png", 1)
+    paint(tmp_path / "cat" / "deeper" / "b.png", 2)
+    for name in ("cat/c.heic", "cat/d.HEIC", "cat/Thumbs.db", "cat/.hidden", "notes.txt"):
+        (tmp_path / name).write_bytes(b"?")
+    assert len(data.load_images(tmp_path)[0]) == 1
+    assert "not read: 2 .heic, 1 .txt, 1 folder." in capsys.readouterr().err
+
+
+def test_a_very_large_picture_is_called_large(tmp_path, monkeypatch):
+    paint(tmp_path / "a.png", 1, size=(300, 300))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="a.png.*very large.*smaller copy"):
+        data.load_images(tmp_path)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (9, 1), (None, 3), (64, None)])
+def test_size_and_channels_of_pictures_are_the_readers_choice(tmp_path, size, channels):
+    paint(tmp_path / "a.png", (10, 20, 30), mode="RGB", size=(50, 40))
+    (image,) = data.load_images(tmp_path, size=size, channels=channels)[0]
+    assert image.shape == (size or 28, size or 28, channels or 1)
+    if channels == 3:
+        assert np.rint(127.5 * (image[4, 4] + 1)).tolist() == [10, 20, 30]
+
+
+def test_size_and_channels_of_other_sources_are_what_they_are():
+    assert data.load_images("digits", size=28, channels=1)[0].shape == (1500, 28, 28, 1)
+    for wrong in ({"size": 32}, {"channels": 3}):
+        with pytest.raises(ValueError, match="folder of pictures only"):
+            data.load_images("digits", **wrong)
+    for wrong in ({"size": 0}, {"channels": 2}):
+        with pytest.raises(ValueError, match="size|channels"):
+            data.load_images("digits", **wrong)
+
+
+def test_classes_have_names(tmp_path):
+    assert data.class_names("auto") == data.class_names("digits") == list("0123456789")
+    assert len(set(data.class_names("fashion_mnist"))) == 10
+    x, y = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 1])
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=y, x_test=x, y_test=y + 1)
+    np.savez(tmp_path / "none.npz", x_train=x)
+    assert data.class_names(tmp_path / "two.npz") == ["0", "1", "2"]
+    paint(tmp_path / "loose" / "a.png", 1)
+    assert data.class_names(tmp_path / "loose") == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ({"count": 31}, "31 images, and there are 30"),
+        ({"classes": 3}, "3 classes, and there are 2"),
+        ({"shape": (28, 28, 1)}, r"shape \(28, 28, 1\), and these are \(8, 12, 3\)"),
+        ({"divisor": 8}, "multiples of 8, and these are 8 by 12"),
+    ],
+)
+def test_a_notebook_says_what_it_needs(needs, said):
+    images, labels = np.zeros((30, 8, 12, 3), np.float32), np.arange(30) % 2
+    data.require(images, labels, count=30, classes=2, shape=(8, 12, 3), divisor=4)
+    data.require(images)
+    with pytest.raises(ValueError, match=f"This notebook needs .*{said}.*another SOURCE"):
+        data.require(images, labels, **needs)
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
 def test_pictures_of_more_than_8_bits_are_refused(tmp_path, dtype):
     """Pillow would make everything above 255 white."""
     Image.fromarray(np.full((9, 9), 200, dtype)).save(tmp_path / "0.tiff")
-    with pytest.raises(ValueError, match="0.tiff.*more than 8 bits a pixel, mode [IF]"):
+    with pytest.raises(ValueError, match="0.tiff.*more than 8 bits a pixel .mode [IF]"):
         data.load_images(tmp_path)
 
 

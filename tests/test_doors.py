@@ -310,8 +310,8 @@ def test_idx_files(array, cut):
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".gif": "GIF", ".bmp": "BMP", ".tiff": "TIFF"}
 NAMES = st.text(string.printable.replace("/", "") + "äß漢字🙂\u202e", min_size=1, max_size=12)
 NAMES = NAMES.filter(lambda name: name not in (".", ".."))
-TAKEN = ["picture", "hidden", "text", "deep", "class folder"]
-KINDS = TAKEN + ["picture"] * 9 + ["page", "empty", "cut", "folder", "dangling"]
+TAKEN = ["picture", "hidden", "text", "deep", "class folder", "folder"]
+KINDS = TAKEN + ["picture"] * 9 + ["page", "empty", "cut", "dangling"]
 
 
 def as_picture(seed, suffix, mode, size):

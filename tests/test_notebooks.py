@@ -33,7 +33,8 @@ SECTIONS = [
     "References",
 ]
 FIRST_LINE = (
-    "from ganutils import runtime  # first: it imports TensorFlow without its start-up messages"
+    "from ganutils import runtime"
+    "  # first: quiet TensorFlow; missing? pip install -r requirements.txt"
 )
 ABOUT = ["You will be able to", "You need", "Time", "Data"]
 TAGS = {"taught", "nbval-ignore-output"}
@@ -460,7 +461,7 @@ HALVE = "def halve(x):\n    return x / 2"
     [
         '"""Half of x."""',
         'if x < 0:\n        raise ValueError(f"x is {x}.")',
-        "validation.refuse_non_finite(x, step=0)",
+        "validation.check_learner(x, None, name)",
         "x = validation.as_integer(x, low=0)",
         "x, y = validation.as_pair(x, x)",
         '"""Half of x."""\n    x = validation.as_array(x)\n    if x < 0:\n        raise ValueError',

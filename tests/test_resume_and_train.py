@@ -222,7 +222,8 @@ def test_ctrl_c_ends_after_the_step_saves_and_the_same_line_goes_on(whole, tmp_p
         return train_step(real, tf.ensure_shape(tf.py_function(press, [step], step.dtype), ()))
 
     for number in (1, 4):
-        go(run, tmp_path, pressed_step)
+        with pytest.raises(KeyboardInterrupt):
+            go(run, tmp_path, pressed_step)
         assert {len(values) for values in run.history.values()} == {number} == {int(run.step)}
         assert saved_steps(tmp_path)[-1] == number
         assert "go on" in capsys.readouterr().out
@@ -298,7 +299,10 @@ def test_ctrl_c_in_another_process(tmp_path):
         "def slow(progress):\n"
         "    print('at', progress.step, flush=True)\n"
         "    time.sleep(0.05)\n"
-        "t.go(run, sys.argv[1], train_step, 10_000, callbacks=[slow], every=1)\n"
+        "try:\n"
+        "    t.go(run, sys.argv[1], train_step, 10_000, callbacks=[slow], every=1)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
         "print('ended', int(run.step), len(run.history['d_loss']))\n"
     )
     child = helpers.start_python(program, tmp_path)
@@ -307,7 +311,7 @@ def test_ctrl_c_in_another_process(tmp_path):
             os.kill(child.pid, signal.SIGINT)
             break
     output, errors = child.communicate()
-    assert child.returncode == 0, errors
+    assert child.returncode == 0 and "interrupted" in output, errors
     step, values = map(int, output.split()[-2:])
     assert step == values == saved_steps(tmp_path)[-1] >= 3
 
@@ -320,7 +324,7 @@ def test_ctrl_c_in_another_process(tmp_path):
 
 @pytest.mark.slow
 def test_the_stop_button_of_a_notebook(tmp_path):
-    """A kernel that is interrupted as by the button: the cell ends well, and the next one runs."""
+    """Under "Run all": the cells after it do not run, and the same cell once more goes on."""
     manager, client = start_new_kernel()
     printed = []
 
@@ -336,15 +340,27 @@ def test_the_stop_button_of_a_notebook(tmp_path):
         f"folder, (run, train_step) = {str(tmp_path)!r}, t.new_run()",
         "report = lambda progress: print('at', progress.step, flush=True)\n"
         "t.go(run, folder, train_step, 10_000, callbacks=[report], every=1);",
+        "print('the cell after')",
         "print('stands at', int(run.step), len(run.history['d_loss']))",
+        "t.go(run, folder, train_step, int(run.step) + 2);",
     ]
     try:
-        replies = [client.execute_interactive(c, output_hook=show, timeout=120) for c in cells]
+        client.execute_interactive(cells[0], timeout=120)
+        trained, after = (client.execute(cell) for cell in cells[1:3])  # both wait in the queue
+        kinds = []
+        while "error" not in kinds:
+            message = client.get_iopub_msg(timeout=120)
+            kinds.append(message["msg_type"])
+            show(message)
+        ended = [client.get_shell_msg(timeout=120) for _ in range(2)]
+        statuses = {x["parent_header"]["msg_id"]: x["content"]["status"] for x in ended}
+        replies = [client.execute_interactive(c, output_hook=show, timeout=120) for c in cells[3:]]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert [reply["content"]["status"] for reply in replies] == ["ok"] * 3
+    assert (statuses[trained], statuses[after]) == ("error", "aborted")
+    assert [reply["content"]["status"] for reply in replies] == ["ok"] * 2
     text = "".join(printed)
-    assert text.count("Run the same once more") == 1
+    assert text.count("Run the same cell once more") == 1 and "the cell after" not in text
     step, values = map(int, text.rpartition("stands at")[2].split())
-    assert 3 <= step == values == saved_steps(tmp_path)[-1] < 10_000
+    assert 3 <= step == values < 10_000 and saved_steps(tmp_path)[-2:] == [step, step + 2]

@@ -3,6 +3,7 @@
 from ganutils import runtime  # isort: skip  # first: it imports TensorFlow without its messages
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ganutils import latents, losses, networks, steps
+from ganutils import latents, layers, losses, networks, steps
+from ganutils.families import conditional
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -53,6 +55,38 @@ def fresh_python(code, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
+KERAS = """class config:
+    set_image_data_format = set_floatx = staticmethod(lambda name: None)
+"""
+
+
+def test_another_backend_is_named_before_keras_is_imported():
+    code, _, errors = fresh_python("import ganutils.runtime", KERAS_BACKEND="jax")
+    assert code == 1 and re.search("KERAS_BACKEND.*jax.*unset it", errors)
+
+
+@pytest.mark.slow
+def test_a_keras_json_of_the_readers_changes_nothing(tmp_path):
+    (tmp_path / "keras.json").write_text(
+        '{"floatx": "float16", "image_data_format": "channels_first", "backend": "jax"}'
+    )
+    ask = "print(keras.config.floatx(), keras.config.image_data_format(), keras.backend.backend())"
+    code, output, errors = fresh_python(
+        f"from ganutils import runtime; import keras; {ask}",
+        KERAS_HOME=str(tmp_path),
+        KERAS_BACKEND="tensorflow",
+    )
+    assert (code, output) == (0, "float32 channels_last tensorflow\n"), errors
+
+
+@pytest.mark.slow
+def test_it_is_imported_with_standard_error_closed_and_without_a_home():
+    code = (
+        "import os; os.close(2); os.environ.pop('HOME'); import ganutils.classifier as c; print(7)"
+    )
+    assert fresh_python(code)[:2] == (0, "7\n")
+
+
 @pytest.mark.slow
 def test_importing_tensorflow_and_computing_with_it_writes_nothing_and_loses_nothing():
     code = """
@@ -70,6 +104,7 @@ print("from Python", file=sys.stderr)
 
 
 def test_what_a_failing_import_wrote_is_printed(tmp_path):
+    (tmp_path / "keras.py").write_text(KERAS)
     (tmp_path / "tensorflow.py").write_text(
         "import os\nos.write(2, b'the library libexample.so is missing\\n')\n"
         "raise ImportError('no TensorFlow today')\n"
@@ -81,6 +116,7 @@ def test_what_a_failing_import_wrote_is_printed(tmp_path):
 
 
 def test_what_a_succeeding_import_wrote_is_held_back(tmp_path):
+    (tmp_path / "keras.py").write_text(KERAS)
     (tmp_path / "tensorflow.py").write_text(
         "import os\nfrom logging import getLogger as get_logger\n"
         "from types import SimpleNamespace\nos.write(2, b'oneDNN is on\\n')\n"
@@ -94,6 +130,7 @@ def test_what_a_succeeding_import_wrote_is_held_back(tmp_path):
 
 def test_a_tensorflow_that_is_there_already_is_left_alone(tmp_path):
     # It has no devices to probe.
+    (tmp_path / "keras.py").write_text(KERAS)
     (tmp_path / "tensorflow.py").write_text("from logging import getLogger as get_logger")
     code = """
 import os, tensorflow
@@ -208,6 +245,67 @@ def test_a_float32_copy_gives_exactly_what_a_model_built_in_float32_gives():
         assert all(np.array_equal(a, b) for a, b in zip(copy.get_weights(), kept, strict=True))
 
 
+class Own(keras.layers.Layer):
+    """A layer that makes another one by itself."""
+
+    def build(self, shape):
+        self.inner = keras.layers.Dense(3)
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def with_models_within():
+    """Models in models, one without an input of its own, a layer that two share, two heads."""
+    dense = keras.layers.Dense(4)
+    first = keras.Sequential([keras.Input((4,)), dense, keras.Sequential([keras.layers.Dense(4)])])
+    x = keras.Input((4,))
+    second = keras.Model(x, dense(x))
+    x = keras.Input((4,))
+    return keras.Model(x, [keras.layers.Dense(1)(first(x)), second(first(x))])
+
+
+def with_wrappers():
+    x, two = keras.Input((3, 4)), keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    y = keras.layers.TimeDistributed(two)(x)
+    y = keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True))(y)
+    y = keras.layers.RNN([keras.layers.GRUCell(2), keras.layers.GRUCell(2)])(y)
+    return keras.Model(x, layers.SpectralNormalization(keras.layers.Dense(3))(Own()(y)))
+
+
+def on_labels():
+    network = networks.dcgan_discriminator((4, 4, 2), widths=(3,))
+    return conditional.joined_discriminator(network, classes=3)
+
+
+def half_input():
+    return keras.Sequential([keras.Input((3,), dtype="bfloat16"), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("make", [with_models_within, with_wrappers, on_labels])
+def test_a_float32_copy_is_one_throughout(make, policy_restored):
+    keras.config.set_dtype_policy("float32")
+    exact = make()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model, draw = make(), np.random.default_rng(0)
+    exact.set_weights(model.get_weights())
+    x = [tf.constant(draw.normal(size=(2, *i.shape[1:])), i.dtype) for i in model.inputs]
+    x = x if len(x) > 1 else x[0]
+    copy = runtime.in_float32(model)
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    found, right, fast = (tf.nest.flatten(m(x)) for m in (copy, exact, model))
+    for a, b, c in zip(found, right, fast, strict=True):
+        assert a.dtype == tf.float32
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, tf.cast(c, tf.float32))
+
+
+def test_a_float32_copy_takes_float32():
+    copy = runtime.in_float32(half_input())
+    assert copy.inputs[0].dtype == copy.layers[0].compute_dtype == "float32"
+
+
 def short_runs(policy, *scales, count=10):
     """Losses (count, 2) of a run for each scale of the images, and all variables.
 
@@ -272,13 +370,16 @@ def test_ctrl_c_is_noted_once_and_the_second_interrupts(capsys):
     with runtime.stop_button() as pressed:
         assert not pressed()
     assert capsys.readouterr().out == ""
-    with runtime.stop_button() as pressed:
+    ended = []
+    with pytest.raises(KeyboardInterrupt), runtime.stop_button() as pressed:
         signal.raise_signal(signal.SIGINT)
         assert pressed() and pressed()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert capsys.readouterr().out.count("as asked") == 1
+        ended.append("the block")
+    assert ended and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "as asked" in line and "same cell once more to go on" in line
 
 
 def test_an_error_passes_and_the_handler_is_put_back(capsys, handler_restored):

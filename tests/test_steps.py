@@ -154,6 +154,52 @@ def test_dropout_is_on_while_training(eager):
     assert len({float(train_step(real_batch(), step_at(0))["d_real"]) for _ in range(3)}) == 3
 
 
+# Players that could not learn.
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+
+
+def frozen():
+    model = pair()[0]
+    model.trainable = False
+    return model
+
+
+@pytest.mark.parametrize("make", [plain_step, played_step])
+@pytest.mark.parametrize("mine", [0, 1])
+def test_a_player_that_cannot_learn_is_refused(make, mine):
+    name = ("discriminator", "generator")[mine]
+    for broken in (unbuilt(), frozen()):
+        models, optimizers = list(pair()), [sgd(0.1), sgd(0.1)]
+        models[mine] = broken
+        with pytest.raises(ValueError, match=f"{name} has no variables.*keras.Input.*trainable"):
+            make(models, optimizers=optimizers)
+        assert not any(optimizer.built for optimizer in optimizers)
+    for scaling in (keras.optimizers.LossScaleOptimizer(sgd(0.1)), sgd(0.1, loss_scale_factor=8)):
+        optimizers = [sgd(0.1), sgd(0.1)]
+        optimizers[mine] = scaling
+        with pytest.raises(ValueError, match=f"{name} needs a scaled loss.*bfloat16 or float32"):
+            make(pair(), optimizers=optimizers)
+
+
+@pytest.mark.parametrize("make", [plain_step, played_step])
+def test_float16_is_refused_and_a_model_frozen_in_part_is_not(make, eager):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ValueError, match="float16"):
+            make(pair())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    models = pair()
+    models[0].layers[-1].trainable = False
+    before = numbers_of(models[0])
+    make(models)(real_batch(), step_at(0))
+    assert same_bits(numbers_of(models[0])[2:], before[2:])
+    assert not same_bits(numbers_of(models[0])[:2], before[:2])
+
+
 # The average of the generator's weights.
 
 

@@ -100,6 +100,15 @@ def test_a_second_call_goes_on_and_a_finished_run_only_calls_its_callbacks():
     assert counted.seen[-1] == training.Progress(10, 10, counted.run.history, 0.0)
 
 
+def test_a_run_that_is_finished_says_so_in_one_line_on_stderr(capsys):
+    counted = Counted()
+    for _ in range(2):
+        counted.train(4)
+    output, errors = capsys.readouterr()
+    (line,) = errors.splitlines()
+    assert output == "" and "already at step 4" in line and "new run" in line
+
+
 def test_a_run_beyond_its_end_and_numbers_below_one_are_refused():
     counted = Counted(start=5)
     with pytest.raises(ValueError, match="step 5 .*steps=4"):
@@ -109,13 +118,16 @@ def test_a_run_beyond_its_end_and_numbers_below_one_are_refused():
             counted.train(9, **{wrong: 0})
     with pytest.raises(TypeError, match="per_call=2.*tf.data.Dataset.*count"):
         counted.train(9, per_call=2)
+    for wrong in ([1, 2], iter([1, 2]), None):
+        with pytest.raises(TypeError, match="batches must be a dataset or a function"):
+            training.train(counted.run, counted.train_step, wrong, steps=9)
     assert int(counted.run.step) == 5 and not (counted.served or counted.seen)
 
 
 # Interrupted.
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 9])
 def test_ctrl_c_ends_the_run_after_the_step_at_hand(number, capsys):
     counted = Counted()
     take = counted.train_step
@@ -125,13 +137,15 @@ def test_ctrl_c_ends_the_run_after_the_step_at_hand(number, capsys):
             signal.raise_signal(signal.SIGINT)
         return take(real, step)
 
-    counted.train_step = pressed_step
-    run = counted.train(9)
+    counted.train_step, run = pressed_step, counted.run
+    with pytest.raises(KeyboardInterrupt):
+        counted.train(9)
     assert int(run.step) == number == len(run.history["d_loss"]) == len(run.history["g_loss"])
     # Callbacks see the end once, even where it is one of their steps anyway.
-    assert counted.stops() == [k for k in (3,) if k < number] + [number]
+    assert counted.stops() == [k for k in (3, 6) if k < number] + [number]
     assert counted.seen[-1].steps == 9 and counted.seen[-1].seconds_left >= 0
-    assert "Run the same once more" in capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "Run the same cell once more to go on" in line
 
     counted.train_step = take
     counted.train(9)
@@ -147,8 +161,44 @@ def test_ctrl_c_in_a_callback_waits_for_the_callback():
             signal.raise_signal(signal.SIGINT)
         ended.append(progress.step)
 
-    Counted().train(9, callbacks=[slow])
+    with pytest.raises(KeyboardInterrupt):
+        Counted().train(9, callbacks=[slow])
     assert ended == [3, 4]  # the press is noticed after the next step
+
+
+def test_what_a_callback_raises_after_ctrl_c_is_what_comes_out():
+    """As where the save of the last step fails: nobody may take it for saved."""
+    counted = Counted()
+
+    def fail(progress):
+        raise OSError("the disk is full")
+
+    take = counted.train_step
+
+    def pressed_step(real, step):
+        signal.raise_signal(signal.SIGINT)
+        return take(real, step)
+
+    counted.train_step = pressed_step
+    with pytest.raises(OSError, match="full"):
+        counted.train(9, callbacks=[fail])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_ignores_interrupts_trains_to_the_end():
+    counted = Counted()
+    take = counted.train_step
+
+    def pressed_step(real, step):
+        signal.raise_signal(signal.SIGINT)
+        return take(real, step)
+
+    counted.train_step = pressed_step
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert int(counted.train(5).step) == 5
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ctrl_c_twice_interrupts_at_once():
@@ -172,8 +222,7 @@ def test_the_bar_starts_where_the_run_stands_on_a_terminal_only(terminal, monkey
     stream.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", stream)
     counted = Counted(start=6)
-    for _ in range(2):  # the second time it is finished, with nothing to show
-        counted.train(8)
+    counted.train(8)
     drawn = stream.getvalue()
     if terminal:
         assert all(part in drawn for part in ("6/8", "8/8", "step/s")) and "0/8" not in drawn
@@ -250,6 +299,46 @@ def test_a_dataset_that_ends_too_early_is_refused_at_the_door():
     assert served[5:] == [0, 1]
 
 
+def unknown(count):
+    """A dataset of so many batches, which does not know how many."""
+    numbers = tf.data.Dataset.range(count).map(lambda number: tf.cast(number, tf.float32))
+    return numbers.filter(lambda number: True)
+
+
+def finite(start):
+    return (tf.constant(float(number)) for number in range(start, 5))
+
+
+@pytest.mark.parametrize(
+    "batches, per_call",
+    [(unknown(5), 1), (unknown(5), 2), (unknown(5), 5), (unknown(5), 50), (finite, 1)],
+)
+def test_batches_that_end_too_early_stop_the_run_at_the_last_whole_step(batches, per_call):
+    run, seen = one_weight(), []
+
+    def train_step(real, step):
+        return {"d_loss": real}
+
+    settings = {"every": 3, "callbacks": [lambda p: seen.append(p.step)], "per_call": per_call}
+    for _ in range(2):  # nothing is left the second time
+        with pytest.raises(ValueError, match="batches ended before step 6: repeat"):
+            training.train(run, train_step, batches, steps=9, **settings)
+        assert int(run.step) == 5 and run.history == {"d_loss": [0, 1, 2, 3, 4]}
+    assert seen == [3]
+    if batches is not finite:
+        training.train(run, train_step, batches.repeat(), steps=7, **settings)
+        assert run.history["d_loss"][5:] == [0, 1]
+
+
+@pytest.mark.parametrize("per_call", [1, 3])
+def test_batches_of_which_there_are_none_are_refused(per_call):
+    run, kinds = one_weight(), [unknown(0)] + [lambda start: []] * (per_call == 1)
+    for batches in kinds:
+        with pytest.raises(ValueError, match="batches ended before step 1"):
+            training.train(run, lambda r, s: {"loss": r}, batches, steps=9, per_call=per_call)
+    assert int(run.step) == 0 and run.history == {}
+
+
 @pytest.mark.parametrize(
     "value, per_call", [(math.nan, 1), (-math.inf, 1), (math.inf, 2), (math.nan, 5), (math.inf, 50)]
 )
@@ -298,3 +387,72 @@ def test_players_may_be_lists_of_models_and_nobody_need_judge():
 
     assert norms(run) == {"d_weights": norm(d_one, d_other), "g_weights": norm(g_one, g_other)}
     assert norms(alone) == {"g_weights": norm(alone.generator)}
+
+
+# Players that could not learn.
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(1)])
+
+
+def frozen_model():
+    model = helpers.pair()[1]
+    model.trainable = False
+    return model
+
+
+BAD = {"not built": unbuilt, "no variables": frozen_model, "no variables.*": list}
+
+
+@pytest.mark.parametrize("message", BAD)
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+def test_a_player_that_cannot_learn_is_refused(message, player):
+    d, g = helpers.pair()
+    players = {"discriminator": d, "generator": g} | {player: BAD[message]()}
+    optimizers = {"d_optimizer": helpers.adam(), "g_optimizer": helpers.adam()}
+    with pytest.raises(ValueError, match=f"{player} .*{message}"):
+        training.Run(**players, **optimizers)
+    assert not optimizers[f"{player[0]}_optimizer"].built
+
+
+def test_of_several_models_some_may_be_frozen_and_none_unbuilt():
+    optimizers = {"d_optimizer": None, "g_optimizer": helpers.adam()}
+    run = training.Run(None, [helpers.pair()[1], frozen_model()], **optimizers)
+    assert len(run.g_variables) == 4
+    with pytest.raises(ValueError, match="generator.*not built"):
+        training.Run(None, [helpers.pair()[1], unbuilt()], **optimizers)
+
+
+def scaling():
+    return keras.optimizers.LossScaleOptimizer(helpers.adam())
+
+
+def scaling_itself():
+    return keras.optimizers.SGD(loss_scale_factor=1024.0)
+
+
+def half():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return helpers.pair()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("make_optimizer", [scaling, scaling_itself])
+def test_an_optimizer_that_scales_losses_is_refused(make_optimizer):
+    plain, scaled = helpers.adam(), make_optimizer()
+    for d_optimizer, g_optimizer, name in (
+        (scaled, plain, "discriminator"),
+        (plain, scaled, "generator"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} .*scale.*bfloat16 or float32"):
+            training.Run(*helpers.pair(), d_optimizer=d_optimizer, g_optimizer=g_optimizer)
+
+
+def test_float16_is_refused():
+    optimizers = {"d_optimizer": helpers.adam(), "g_optimizer": helpers.adam()}
+    for pair, name in ((half()[0], helpers.pair()[1]), "d"), ((helpers.pair()[0], half()[1]), "g"):
+        with pytest.raises(ValueError, match=rf"{name}\w+or needs a scaled loss.*float16"):
+            training.Run(*pair, **optimizers)
