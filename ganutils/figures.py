@@ -235,7 +235,8 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
     """Write frames, whole or not at all, as a GIF that loops forever and holds its last frame.
 
     Args:
-        path: file to write; an OSError says what to do, and leaves an older file intact.
+        path: file to write, of a name that ends in .gif; an OSError says what to do, and leaves an
+            older file intact.
         frames: uint8 arrays of one shape, (height, width) or (height, width, 3).
         milliseconds: how long a frame stays, 20 or more; a GIF counts in steps of 10 ms.
         hold: how long the last frame stays.
@@ -243,7 +244,12 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
     Returns:
         The path, as a `pathlib.Path`.
     """
-    path, frames = Path(path), np.stack([np.asarray(frame) for frame in frames])
+    path, frames = Path(path), [np.asarray(frame) for frame in frames]
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"{path} is to hold a GIF: give it a name that ends in .gif.")
+    if not frames:
+        raise ValueError(f"There are no frames to write to {path}: collect at least one.")
+    frames = np.stack(frames)
     if frames.dtype != np.uint8 or frames.ndim < 3 or frames.shape[3:] not in ((), (3,)):
         raise ValueError("frames must be uint8, all (height, width) or (height, width, 3).")
     if any(not 20 <= ms <= 655_350 or ms % 10 for ms in (milliseconds, hold)):

@@ -10,6 +10,7 @@ import math
 import keras
 from keras import layers
 
+from ganutils import validation
 from ganutils.layers import FusedBatchNormalization, UpsampleConv2D
 
 # A configuration, not an instance: an instance draws its seed once, when it is made, so every layer
@@ -101,6 +102,7 @@ def upsample_conv(x, filters, scale, **conv):
 
 def smallest_map(image_shape, widths, scales):
     """Shape of the map that a convolutional generator starts from: the sides over all scales."""
+    validation.check_image_shape(image_shape)
     if len(scales) != len(widths) or any(side % math.prod(scales) for side in image_shape[:2]):
         raise ValueError(f"{scales=} must be as many as {widths=} and divide {image_shape=}.")
     height, width, _ = image_shape
@@ -164,6 +166,7 @@ def dcgan_discriminator(
 
     Radford et al. 2016, arXiv 1511.06434, section 3.
     """
+    validation.check_image_shape(image_shape)
     common = {"padding": "same", "kernel_initializer": kernel_initializer}
     image = keras.Input(image_shape)
     x = image

@@ -299,8 +299,9 @@ def train(
             columns = take(source, count)
             taken = int(run.step) - now
             now += taken
-            for name, column in columns.items() if taken else ():
-                run.history.setdefault(name, []).extend(column[:taken])
+            if taken:
+                for name, column in columns.items():
+                    run.history.setdefault(name, []).extend(column[:taken])
             _refuse_to_go_on(columns, taken, count, now)
             bar.update(count)
             clock = clock or (time.perf_counter(), now)  # the first call includes tracing

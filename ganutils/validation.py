@@ -131,6 +131,17 @@ def as_labels(labels, count, classes, name="labels"):
     return labels.astype(np.int32)
 
 
+def check_image_shape(shape):
+    """Refuse what is not (height, width, channels), each 1 or more; ValueError."""
+    sides = tuple(shape) if hasattr(shape, "__len__") else ()
+    if len(sides) != 3 or not all(
+        isinstance(side, int | np.integer) and side > 0 for side in sides
+    ):
+        raise ValueError(
+            f"image_shape must be (height, width, channels), such as (28, 28, 1), not {shape}."
+        )
+
+
 def check_learner(player, optimizer, name):
     """Refuse a player that would never learn, or not without a scaled loss; ValueError by name.
 
@@ -139,7 +150,7 @@ def check_learner(player, optimizer, name):
     parts = list(player) if isinstance(player, list | tuple) else [player]
     models = [part for part in parts if hasattr(part, "trainable_variables")]
     learns = models != parts or any(model.trainable_variables for model in models)
-    if not (learns and all(getattr(model, "built", True) for model in models)):
+    if not (learns and all(model.built or model.trainable_variables for model in models)):
         raise ValueError(
             f"The {name} has no variables to train, or is not built: start its model with "
             "keras.Input, and set trainable = True before the step or the run is made."

@@ -16,6 +16,9 @@ from helpers import fill, frozen, save, saved_steps
 
 from ganutils import checkpoints
 
+# A made-up step size in memory is another one than that in the file, and resume says so.
+pytestmark = pytest.mark.filterwarnings("ignore:[dg]_optimizer learning_rate")
+
 STEPS = (2, 4, 6)  # of the saves; 6 is the newest
 INDEX, DATA = "ckpt-6.index", "ckpt-6.data-00000-of-00001"
 
@@ -42,6 +45,7 @@ def goes_on_from(step, saved, folder, *names):
     fill(saved.run, 99)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "[dg]_optimizer learning_rate")  # made up, too
         assert checkpoints.resume(saved.run, folder) == step
     assert frozen(saved.run) == saved.states[step]
     told = [str(warning.message) for warning in caught if warning.category is UserWarning]

@@ -443,7 +443,7 @@ def test_every_frame_is_on_screen_for_its_time_equal_neighbors_too(tmp_path, fra
     ids=["none", "mixed", "float", "sizes", "channels", "1-D", "one channel", "four"],
 )
 def test_frames_that_make_no_gif_are_refused(tmp_path, frames):
-    with pytest.raises(ValueError, match="frames must be uint8|stack|same shape"):
+    with pytest.raises(ValueError, match="frames must be uint8|no frames|same shape"):
         figures.write_gif(tmp_path / "x.gif", frames)
     assert os.listdir(tmp_path) == []
 
@@ -484,3 +484,17 @@ def test_show_gif_embeds_the_bytes_and_says_what_they_show(tmp_path, monkeypatch
     assert before == '<img src="data:image/gif;base64,' and encoded
     assert html.unescape(after) == '" alt="a "3" that becomes <5>">'
     assert after.count('"') == 3 and after.count("<") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "said"),
+    [
+        ("film.mp4", [np.zeros((4, 4), np.uint8)], "film.mp4.*ends in .gif"),
+        ("film", [np.zeros((4, 4), np.uint8)], "film.*ends in .gif"),
+        ("film.gif", [], "no frames"),
+    ],
+)
+def test_a_film_needs_frames_and_its_name(tmp_path, name, frames, said):
+    with pytest.raises(ValueError, match=said):
+        figures.write_gif(tmp_path / name, frames)
+    assert not any(tmp_path.iterdir())

@@ -431,3 +431,10 @@ def test_one_head_gives_one_tensor():
 def test_heads_without_outputs_are_refused(sizes):
     with pytest.raises(ValueError, match="one output or more"):
         networks.with_heads(networks.mlp_discriminator((2, 2, 1), widths=(2,)), *sizes)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1, 1), 28, (0, 28, 1), (None, 28, 1)])
+def test_a_shape_that_is_no_images_is_refused(shape):
+    for build in (networks.dcgan_discriminator, lambda shape: networks.dcgan_generator(8, shape)):
+        with pytest.raises(ValueError, match=r"image_shape must be \(height, width, channels\)"):
+            build(shape)

@@ -17,7 +17,7 @@ ROOMS = {
     "layers": {"validation"},
     "losses": {"latents"},
     "metrics": {"validation"},
-    "networks": {"layers"},
+    "networks": {"layers", "validation"},
     "runtime": set(),
     "steps": {"latents", "validation"},
     "stroke_attributes": {"validation"},
@@ -32,7 +32,7 @@ ROOMS = {
     "families.bigan": {"latents", "losses", "networks"},
     "families.conditional": {"latents", "networks"},
     "families.infogan": {"latents", "networks"},
-    "families.lapgan": {"latents", "networks"},
+    "families.lapgan": {"latents", "networks", "validation"},
     "families.latent_directions": {"latents", "stroke_attributes"},
 }
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from ganutils import validation
 from ganutils.latents import sample_latents
 from ganutils.networks import bn_relu, dcgan_discriminator, normal_init, upsample_conv
 
@@ -78,6 +79,7 @@ def lapgan_generator(image_shape, *, widths=(32, 64, 16), after_conv=bn_relu):
 
     Denton et al. 2015, arXiv 1506.05751, sections 2.3 and 3.1, with layers of our own.
     """
+    validation.check_image_shape(image_shape)
     height, width, channels = image_shape
     common = {"use_bias": False, "kernel_initializer": normal_init}
     z, low = keras.Input((height * width,)), keras.Input(image_shape)
@@ -99,6 +101,7 @@ def lapgan_discriminator(image_shape, *, widths=(32, 64), kernel_size=5, sees_co
 
     Denton et al. 2015, arXiv 1506.05751, section 2.3 and figure 2.
     """
+    validation.check_image_shape(image_shape)
     height, width, channels = image_shape
     residual, low = keras.Input(image_shape), keras.Input(image_shape)
     planes = residual

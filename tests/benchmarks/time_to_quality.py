@@ -142,11 +142,12 @@ def measure(
         saves.mkdir(parents=True, exist_ok=True)
         curve = Curve(score, floor, marks=marks, path=saves / "curve.json")
         pace = {"steps": end, "every": EVERY, "per_call": design.per_call, "keep": 2}
-        checkpoints.resume_and_train(run, saves, train_step, batches, callbacks=[curve], **pace)
-        if int(run.step) < end:
+        try:
+            checkpoints.resume_and_train(run, saves, train_step, batches, callbacks=[curve], **pace)
+        except KeyboardInterrupt:
             raise SystemExit(
                 f"At step {int(run.step)} of {end}; the same command goes on from there."
-            )
+            ) from None
         found["seconds"] = None
     found["steps"], found["curve"] = int(run.step), curve.points
     return draw(), found
