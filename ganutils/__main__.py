@@ -18,7 +18,8 @@ try:
 
     from ganutils import __version__, _mnist, classifier, latents, losses, networks, steps
 except ImportError as error:
-    sys.exit(f"{error}. What the course needs: pip install -r requirements.txt")
+    said = str(error).rstrip(".")
+    sys.exit(f"{said}. If a package is missing: pip install -r requirements.txt")
 
 SEED, STEPS, RATE = 1, 3, 1.0
 TOLERANCE = 0.001  # ten times what rounding to TF32, as some GPUs do, would cost here
@@ -31,7 +32,7 @@ def mnist_said():
     """Where MNIST is, or what a notebook will do without it; nothing is downloaded."""
     files = [_mnist._keras_home() / "datasets" / "mnist.npz"]
     if os.environ.get("GANUTILS_DATA"):
-        files.insert(0, Path(os.environ["GANUTILS_DATA"], "mnist.npz").expanduser())
+        files.insert(0, Path(os.path.expanduser(os.environ["GANUTILS_DATA"]), "mnist.npz"))
     for file in filter(Path.exists, files):
         try:
             return f"MNIST, {len(_mnist.find('mnist', 'train')[1]):,} images to train, in {file}"

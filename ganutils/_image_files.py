@@ -2,17 +2,23 @@
 
 import gzip
 import hashlib
+import re
 import sys
+import warnings
 import zipfile
 from collections import Counter
 
 import numpy as np
-from PIL import Image, ImageOps, ImageStat
+from PIL import Image, ImageOps
 
 from ganutils import validation
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_JUNK = ("thumbs.db", "desktop.ini")
+_JUNK = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+_TRAIN, _TEST, _VALIDATION = (
+    rf"({names})([ _-]?(set|data|images))?"
+    for names in ("train(ing)?", "test(ing)?", "val(id(ation)?)?")
+)
 
 
 def refusal(where, found, expected):
@@ -36,19 +42,26 @@ def read_idx(path, shape):
         raise refusal(path, f"damaged data ({error})", f"a gzipped idx file of {shape}") from error
 
 
-def read_npz(path, split):
-    """x_{split} and y_{split} of an `.npz` in Keras' layout as they are; None for missing labels.
+def npz_arrays(path, keys):
+    """Those of the named arrays that an `.npz` holds, a dict, and the names of all that it holds.
 
-    ValueError where it cannot be read, is no whole zip, holds pickles, or lacks the images.
+    ValueError where it cannot be read, is no whole zip, or holds pickles.
     """
     try:
         zipfile.ZipFile(path).close()  # of a web page or half a file numpy says "pickled"
         with np.load(path, allow_pickle=False) as file:  # a pickle could run any program
-            members = file.files
-            arrays = {key: file[key] for key in (f"x_{split}", f"y_{split}") if key in members}
+            return {key: file[key] for key in keys if key in file.files}, file.files
     except Exception as error:  # zipfile, zlib and numpy each complain in their own way
         found = f"unreadable data ({error}; cut short? a web page?)"
         raise refusal(path, found, "a whole .npz file of plain numeric arrays") from error
+
+
+def read_npz(path, split):
+    """x_{split} and y_{split} of an `.npz` in Keras' layout as they are; None for missing labels.
+
+    ValueError as from `npz_arrays`, and where it lacks the images.
+    """
+    arrays, members = npz_arrays(path, (f"x_{split}", f"y_{split}"))
     if f"x_{split}" not in arrays:
         raise refusal(path, f"arrays {members}", f"one named x_{split}")
     return arrays[f"x_{split}"], arrays.get(f"y_{split}")
@@ -96,21 +109,13 @@ def read_folder(folder, split, size, channels):
     Images, uint8 (N, size, size, channels), and labels, integers (N,): the index of the class
     folder, whose names `class_folders` gives.
     """
-    splits = _splits(folder)
-    roots = list(splits.values()) or [folder]
-    classes = class_folders(folder)
-    loose = [file for root in roots for file in _pictures(root)]
-    if loose and classes:
-        found = f"pictures such as {loose[0].name} beside class folders {classes}"
-        raise refusal(folder, found, "all pictures side by side, or all in class folders")
+    splits, classes = _splits(folder), class_folders(folder)
     root = splits.get(split, folder)
     places = [root, *(root / name for name in classes)]
     files = [(file, max(0, i - 1)) for i, place in enumerate(places) for file in _pictures(place)]
-    used = {file for file, _ in files} | {root / name for name in classes}
-    rest = Counter(
-        _kind(entry) for place in places for entry in _visible(place) if entry not in used
-    )
-    rest = ", ".join(f"{count} {kind}" for kind, count in sorted(rest.items()))
+    read = {path for file, _ in files for path in (file, file.parent)} | {*splits.values()}
+    rest = _unread(folder, root, read)
+    rest = " ".join(", ".join(rest[:9] + [f"{len(rest) - 9} more"] * (len(rest) > 9)).split())
     found = f"{len(files)} pictures, too few to give the {split} split one; unread: {rest or 0}"
     if not splits:
         files = [pair for i, pair in enumerate(files, 1) if (i % 10 == 0) == (split == "test")]
@@ -127,14 +132,36 @@ def class_folders(folder):
     in each; none where the pictures lie side by side.
     """
     roots = list(_splits(folder).values()) or [folder]
-    return sorted({sub.name for root in roots for sub in _visible(root) if _pictures(sub)})
+    classes = sorted({sub.name for root in roots for sub in _visible(root) if _pictures(sub)})
+    loose = [file for root in roots for file in _pictures(root)]
+    if loose and classes:
+        found = f"pictures such as {loose[0].name} beside class folders {classes}"
+        raise refusal(folder, found, "all pictures side by side, or all in class folders")
+    return classes
 
 
 def _splits(folder):
     """The folders of the two splits, dict from "train" and "test"; none where one is missing."""
-    found = {sub.name.lower(): sub for sub in _visible(folder) if sub.is_dir()}
-    tests = [found[name] for name in ("test", "val", "valid", "validation") if name in found]
-    return {"train": found["train"], "test": tests[0]} if "train" in found and tests else {}
+    subs = [sub for sub in _visible(folder) if sub.is_dir()]
+    train, test, validation = (
+        [sub for sub in subs if re.fullmatch(names, sub.name, re.IGNORECASE)]
+        for names in (_TRAIN, _TEST, _VALIDATION)
+    )
+    test = test or validation
+    if train and test and len(train + test) > 2:
+        found = f"folders {[sub.name for sub in train + test]}"
+        raise refusal(folder, found, "one of training pictures beside one of test pictures")
+    return {"train": train[0], "test": test[0]} if train and test else {}
+
+
+def _unread(folder, root, read):
+    """What lies in a folder and in its split's root beside what is read: "2 .heic", "folder x"."""
+    places = [root, *(sub for sub in _visible(root) if sub.is_dir())]
+    places += [folder] * (root != folder)
+    rest = [entry for place in places for entry in _visible(place) if entry not in read]
+    kinds = Counter(_kind(entry) for entry in rest if not entry.is_dir())
+    folders = [entry.relative_to(folder).as_posix() for entry in rest if entry.is_dir()]
+    return [f"{n} {kind}" for kind, n in sorted(kinds.items())] + [f"folder {f}" for f in folders]
 
 
 def _visible(folder):
@@ -148,7 +175,8 @@ def _visible(folder):
 def _kind(entry):
     if entry.is_dir():
         return "folder"
-    return "picture" if entry.suffix.lower() in _SUFFIXES else entry.suffix.lower() or entry.name
+    kind = entry.suffix.lower()
+    return "picture" if kind in _SUFFIXES else kind or "without a suffix"
 
 
 def _pictures(folder):
@@ -158,19 +186,24 @@ def _pictures(folder):
 def _read_picture(file, size, channels):
     """A picture, upright, its central square, as uint8 (size, size, channels)."""
     try:
-        with Image.open(file) as picture:
-            if picture.mode[0] not in "IF":
-                upright = ImageOps.exif_transpose(picture).convert("RGBA")
-    except Image.DecompressionBombError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as picture:
+                if picture.mode[0] not in "IF":
+                    upright = ImageOps.exif_transpose(picture).convert("RGBA")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise refusal(file, f"a very large picture ({error})", "a smaller copy of it") from error
     except Exception as error:  # Pillow's many readers raise many kinds
-        raise refusal(file, f"damaged data ({error})", "a picture; replace or remove it") from error
+        # Such as a link to nowhere, or a file that one may not read.
+        kind = "an unreadable file" if getattr(error, "errno", None) else "damaged data"
+        raise refusal(file, f"{kind} ({error})", "a picture; replace or remove it") from error
     if picture.mode[0] in "IF":  # Pillow would cut off what is above 255
         found = f"a picture of more than 8 bits a pixel (mode {picture.mode})"
         raise refusal(file, found, "a copy of it with 8 bits a pixel")
-    solid = upright.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
-    light = solid.getbbox() and ImageStat.Stat(upright.convert("L"), solid).mean[0] > 127.5
-    # What is drawn in white would vanish on white.
+    # What is drawn in white would vanish on white: of what is to be seen, is the mean light?
+    shown = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+    gray, alpha = np.asarray(shown.convert("L"), int), np.asarray(shown.getchannel("A"), int)
+    light = (gray * alpha).sum() > 127.5 * alpha.sum()
     ground = Image.new("RGBA", upright.size, "black" if light else "white")
     flat = Image.alpha_composite(ground, upright).convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS)

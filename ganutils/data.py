@@ -27,9 +27,10 @@ def load_images(source="auto", *, split="train", size=None, channels=None):
               already are in [-1, 1]; y integers >= 0 of shape (N,) or (N, 1);
             - a folder of pictures, directly or in one sub-folder a class. Each is turned upright,
               put on white where transparent (on black where what it shows is light), and cropped to
-              its central square. Sub-folders `train` and `test` (or `val`, `validation`), where
-              both exist, are the splits; otherwise, in order of name, every tenth picture is the
-              test split. What is not read is counted in one line on stderr.
+              its central square. Sub-folders `train` and `test` (or `Training`, `test_set`; where
+              there is no test one `val`, `validation`), where both exist, are the splits;
+              otherwise, in order of name, every tenth picture is the test split. What is not read
+              is counted in one line on stderr.
         split: "train" or "test".
         size, channels: side in pixels, 4 to 1,024, and 1 (gray) or 3 (color) of the pictures of a
             folder; 28 and 1 where None. Of another source, what it must have, or None.
@@ -56,7 +57,7 @@ def load_images(source="auto", *, split="train", size=None, channels=None):
     images, labels, name = _load(source, split, size or 28, channels or 1)
     if (size, channels) != (None, None):
         height, width, depth = images.shape[1:]
-        if {size or height} != {height, width} or channels not in (None, depth):
+        if size not in (None, height) or size not in (None, width) or channels not in (None, depth):
             raise ValueError(
                 f"{name} has images of shape {images.shape[1:]}, not {size=}, {channels=}: these "
                 "can be chosen for a folder of pictures only; leave them out."
@@ -85,10 +86,13 @@ def _load(source, split, size, channels):
         images, labels = _image_files.read_npz(path, split)
     images = _image_files.scaled(images, f"{path}: x_{split}")
     labels = np.zeros(len(images), int) if labels is None else labels
-    if labels.shape == (len(images), 1):
-        labels = labels[:, 0]
-    labels = validation.as_labels(labels, len(images), 10**6, f"{path}: y_{split}")
-    return images, labels, path.resolve().name
+    return images, _column(labels, len(images), f"{path}: y_{split}"), path.resolve().name
+
+
+def _column(labels, count, name):
+    """Labels of shape (count,) or (count, 1), checked, as int32 (count,)."""
+    labels = labels[:, 0] if labels.shape == (count, 1) else labels
+    return validation.as_labels(labels, count, 10**6, name)
 
 
 def _refuse_no_path(source):
@@ -113,12 +117,13 @@ def class_names(source="auto"):
     """
     _refuse_no_path(source)
     if source in ("auto", "digits", *_mnist.SETS):
-        return _mnist.CLASSES.get(source, [str(digit) for digit in range(10)])
+        return [*_mnist.CLASSES.get(source, "0123456789")]
     path, folder = _path_of(source)
     if folder:
         return _image_files.class_folders(path) or ["0"]
-    labels = [_image_files.read_npz(path, split)[1] for split in ("train", "test")]
-    largest = max((int(np.max(y)) for y in labels if y is not None and y.size), default=0)
+    found, _ = _image_files.npz_arrays(path, ("y_train", "y_test"))
+    labels = [_column(y, y.shape[0] if y.ndim else 1, f"{path}: {k}") for k, y in found.items()]
+    largest = max((y.max(initial=0) for y in labels), default=0)
     return [str(label) for label in range(largest + 1)]
 
 
@@ -126,17 +131,19 @@ def require(images, labels=None, *, count=1, classes=1, shape=None, divisor=1):
     """Refuse images that a notebook can do nothing with, before it has trained on them.
 
     Args:
-        images, labels: as `load_images` returns them.
+        images: (N, H, W, C) in [-1, 1], as `load_images` returns them; labels: integers (N,).
         count: the fewest images.
         classes: the fewest different labels; 1 where labels are not needed.
         shape: the only shape of an image (height, width, channels), or None.
         divisor: what height and width must be multiples of.
 
     Raises:
-        ValueError: says what is needed, what was found, and what to do.
+        TypeError, ValueError: says what is needed, what was found, and what to do.
     """
-    found = images.shape[1:]
-    known = 1 if labels is None else len(np.unique(labels))
+    images = validation.as_images(images, "images")
+    labels = np.zeros(len(images), int) if labels is None else labels
+    known = len(np.unique(validation.as_labels(labels, len(images), 10**6)))
+    found, shape = images.shape[1:], shape and tuple(shape)
     needs = {
         f"at least {count:,} images, and there are {len(images):,}": len(images) >= count,
         f"labels of at least {classes} classes, and there are {known}": known >= classes,
@@ -160,8 +167,9 @@ def batches(arrays, batch_size, *, seed, start=0):
     N % batch_size rows at the end of that order sit the epoch out.
 
     Args:
-        arrays: one array, or a tuple of arrays of the same N: images or points, float32 (N, ...),
-            finite, any range; labels, integers (N,) from 0. Copied: the caller may change them.
+        arrays: one array, or a tuple of arrays of the same N: images, float32 (N, H, W, C) in
+            [-1, 1]; points, float32 (N, ...), finite, any range; labels, integers (N,) from 0.
+            Copied: the caller may change them.
         batch_size: rows per batch, 1 to N.
         seed: any 64-bit integer.
         start: number of the first step served, 0 or more. `start=k` gives at once what
@@ -216,6 +224,8 @@ def _as_examples(array):
         raise TypeError(f"arrays must be float32, or integers (N,), not {array.dtype}; {advice}.")
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"arrays must have shape (N, ...) and not be empty, not {array.shape}.")
+    if array.ndim == 4:
+        return validation.as_images(array, "arrays")
     # min and max hand on a NaN, and unlike isfinite they need no array of the images' size.
     if not np.isfinite([array.min(), array.max()]).all():
         raise ValueError("arrays hold NaN or infinite values; clean them first.")

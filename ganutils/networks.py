@@ -31,6 +31,7 @@ def mlp_generator(
     Returns a model from (batch, latent_dim) to (batch, *image_shape) in [-1, 1], where image_shape
     is (height, width, channels); after_dense follows each hidden layer.
     """
+    validation.check_image_shape(image_shape)
     z = keras.Input((latent_dim,))
     x = z
     for width in widths:
@@ -45,6 +46,7 @@ def mlp_discriminator(image_shape, *, widths=(512, 256), after_dense=keras.ops.l
     Returns a model from (batch, *image_shape) to logits (batch, 1), positive for real; after_dense
     follows each hidden layer.
     """
+    validation.check_image_shape(image_shape)
     image = keras.Input(image_shape)
     x = layers.Flatten()(image)
     for width in widths:

@@ -22,14 +22,13 @@ _CPUINFO = Path("/proc/cpuinfo")  # on Linux
 @contextlib.contextmanager
 def _held_back_stderr():
     """Hold back what is written to file descriptor 2; print it after all if the block fails."""
+    sys.stderr.flush()
     try:
-        saved = os.dup(2)
-    except OSError:  # it is closed: nobody listens
+        saved, held = os.dup(2), tempfile.TemporaryFile()
+    except OSError:  # it is closed, or nothing can be kept anywhere
         yield
         return
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -41,10 +40,16 @@ def _held_back_stderr():
             os.close(saved)
 
 
-if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # over keras.json
+if sys.stderr is None:  # closed when Python started: progress bars want a stream all the same
+    sys.stderr = open(os.devnull, "w")
+if "keras" in sys.modules:  # somebody was first, and Keras has chosen
+    backend = sys.modules["keras"].config.backend()
+else:
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # over keras.json
+if backend != "tensorflow":
     raise ImportError(
-        f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, and this course is written for "
-        "TensorFlow: unset it, or set it to tensorflow, and start Python again."
+        f"KERAS_BACKEND (or keras.json) says {backend!r}, and this course is written for "
+        "TensorFlow: set KERAS_BACKEND=tensorflow, and start Python again."
     )
 if "tensorflow" in sys.modules:  # somebody was first: nothing to keep quiet, nothing left to set
     import tensorflow as tf
@@ -62,6 +67,7 @@ import keras  # noqa: E402  Keras imports TensorFlow, which had to come quietly 
 # What a keras.json in the reader's home may have changed.
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
+keras.config.set_epsilon(1e-7)
 # Or each new model's `predict` would be called a retracing; a step's own retracing is still told.
 tf.get_logger().addFilter(lambda record: "make_predict_function" not in record.getMessage())
 
@@ -89,7 +95,7 @@ def picture_folder():
         folder = Path(tempfile.mkdtemp(prefix="ganutils-"))
         print(f"Pictures are kept in {folder}; GANUTILS_PICTURES names another.", file=sys.stderr)
         return folder
-    folder = Path(named).expanduser()
+    folder = Path(os.path.expanduser(named))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

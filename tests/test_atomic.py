@@ -105,6 +105,16 @@ def test_each_call_to_the_disk_may_fail(tmp_path, monkeypatch, where):
     assert listing(tmp_path) == before
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_drive_that_knows_no_fsync_is_written_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(_):
+        raise OSError(number, "not on this drive")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes(tmp_path / "x.bin", 0)
+    assert listing(tmp_path) == {"x.bin": np.random.default_rng(0).bytes(100_000)}
+
+
 class FailingFile:
     """A file that takes a part of what it is given, and then no more."""
 

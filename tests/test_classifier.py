@@ -197,6 +197,9 @@ def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
     ]:
         monkeypatch.setattr(sys, "platform", platform)
         assert str(classifier.cache_folder()) == os.path.join(place, "ganutils")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, nobody by that number
+    assert str(classifier.cache_folder()) == os.path.join(tempfile.gettempdir(), "ganutils")
 
 
 # What is refused.

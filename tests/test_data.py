@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import struct
 import time
 from pathlib import Path
@@ -248,6 +249,8 @@ def test_the_cache_follows_kerass_rule(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert _mnist._keras_home() == tmp_path / ".keras"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, nobody by that number
+    assert _mnist._keras_home() == Path("/tmp/.keras")
 
 
 # Downloads
@@ -491,14 +494,32 @@ def test_an_icon_does_not_vanish_on_its_ground(tmp_path, mode, shade, ground):
     assert (image[:5] == ground / 127.5 - 1).all()
 
 
-@pytest.mark.parametrize("test", ["Test", "val", "VALIDATION"])
-def test_splits_are_found_by_any_of_their_names(tmp_path, test):
-    paint(tmp_path / "Train" / "cat" / "a.png", 1)
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("train", "val"), ("TRAIN", "VALIDATION"), ("Training", "Testing")]
+    + [("training_set", "test_set")],
+)
+def test_splits_are_found_by_any_of_their_names(tmp_path, train, test):
+    paint(tmp_path / train / "cat" / "a.png", 1)
     paint(tmp_path / test / "cat" / "a.png", 2)
     paint(tmp_path / ".thumbnails" / "a.png", 3)
     assert shades(data.load_images(tmp_path)[0]) == [1]
     assert shades(data.load_images(tmp_path, split="test")[0]) == [2]
     assert data.class_names(tmp_path) == ["cat"]
+    paint(tmp_path / f"{train}-images" / "cat" / "a.png", 4)
+    if "_" not in train:
+        with pytest.raises(ValueError, match="one of training pictures beside one of test"):
+            data.load_images(tmp_path)
+
+
+def test_what_is_drawn_faintly_or_in_the_middle_does_not_vanish_either(tmp_path):
+    icon = np.zeros((28, 280, 4), np.uint8)
+    icon[..., 3] = 255  # black to the left and to the right
+    icon[:, 126:154] = 255, 255, 255, 0
+    icon[8:20, 130:150, 3] = 100
+    Image.fromarray(icon).save(tmp_path / "a.png")
+    (image,) = data.load_images(tmp_path)[0]
+    assert image[0, 0] == -1 and image[14, 14] > -0.3
 
 
 def test_what_is_not_read_is_counted(tmp_path, capsys):
@@ -507,14 +528,45 @@ def test_what_is_not_read_is_counted(tmp_path, capsys):
     for name in ("cat/c.heic", "cat/d.HEIC", "cat/Thumbs.db", "cat/.hidden", "notes.txt"):
         (tmp_path / name).write_bytes(b"?")
     assert len(data.load_images(tmp_path)[0]) == 1
-    assert "not read: 2 .heic, 1 .txt, 1 folder." in capsys.readouterr().err
+    assert "not read: 2 .heic, 1 .txt, folder cat/deeper." in capsys.readouterr().err
+
+
+def test_what_is_not_read_is_said_in_one_short_line(tmp_path, capsys):
+    paint(tmp_path / "train" / "cat" / "a.png", 1)
+    paint(tmp_path / "val" / "cat" / "a.png", 2)
+    paint(tmp_path / "Test" / "dog" / "a.png", 3)
+    (tmp_path / "train" / "dog").mkdir()
+    (tmp_path / "train" / "dog" / "b.heic").write_bytes(b"?")  # a class of unread pictures only
+    for number in range(30):
+        (tmp_path / "train" / "cat" / f"no\nsuffix {number}").write_bytes(b"?")
+        (tmp_path / "train" / "cat" / f"x.{number}").write_bytes(b"?")
+    images, labels, _ = data.load_images(tmp_path)
+    assert shades(images) == [1] and data.class_names(tmp_path) == ["cat", "dog"]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and len(err) < 400 and re.search(r"not read: .*\d+ more\.", err)
+    images, labels, _ = data.load_images(tmp_path, split="test")
+    assert shades(images) == [3] and list(labels) == [1]
+    assert "not read: folder val." in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"found 0 pictures.*unread: 1 \.heic"):
+        data.load_images(tmp_path / "train" / "dog")
 
 
 def test_a_very_large_picture_is_called_large(tmp_path, monkeypatch):
     paint(tmp_path / "a.png", 1, size=(300, 300))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="a.png.*very large.*smaller copy"):
-        data.load_images(tmp_path)
+    for limit in (1000, 80_000):  # an error to Pillow, and a warning
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ValueError, match="a.png.*very large.*smaller copy"):
+            data.load_images(tmp_path)
+
+
+def test_a_link_to_a_picture_is_one_and_a_link_to_nowhere_is_unreadable(tmp_path):
+    paint(tmp_path / "elsewhere" / "a.png", 7)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "b.PNG").symlink_to(tmp_path / "elsewhere" / "a.png")
+    assert shades(data.load_images(tmp_path / "own")[0]) == [7]
+    (tmp_path / "elsewhere" / "a.png").unlink()
+    with pytest.raises(ValueError, match="b.PNG: found an unreadable file"):
+        data.load_images(tmp_path / "own")
 
 
 @pytest.mark.parametrize(("size", "channels"), [(32, 3), (9, 1), (None, 3), (64, None)])
@@ -526,11 +578,16 @@ def test_size_and_channels_of_pictures_are_the_readers_choice(tmp_path, size, ch
         assert np.rint(127.5 * (image[4, 4] + 1)).tolist() == [10, 20, 30]
 
 
-def test_size_and_channels_of_other_sources_are_what_they_are():
+def test_size_and_channels_of_other_sources_are_what_they_are(tmp_path):
     assert data.load_images("digits", size=28, channels=1)[0].shape == (1500, 28, 28, 1)
     for wrong in ({"size": 32}, {"channels": 3}):
         with pytest.raises(ValueError, match="folder of pictures only"):
             data.load_images("digits", **wrong)
+    np.savez(tmp_path / "wide.npz", x_train=np.zeros((3, 9, 7), np.uint8))
+    assert data.load_images(tmp_path / "wide.npz", channels=1)[0].shape == (3, 9, 7, 1)
+    for side in (7, 9):
+        with pytest.raises(ValueError, match="folder of pictures only"):
+            data.load_images(tmp_path / "wide.npz", size=side)
     for wrong in ({"size": 0}, {"channels": 2}):
         with pytest.raises(ValueError, match="size|channels"):
             data.load_images("digits", **wrong)
@@ -538,13 +595,20 @@ def test_size_and_channels_of_other_sources_are_what_they_are():
 
 def test_classes_have_names(tmp_path):
     assert data.class_names("auto") == data.class_names("digits") == list("0123456789")
+    data.class_names("fashion_mnist").clear()  # the caller's own list
     assert len(set(data.class_names("fashion_mnist"))) == 10
     x, y = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 1])
     np.savez(tmp_path / "two.npz", x_train=x, y_train=y, x_test=x, y_test=y + 1)
     np.savez(tmp_path / "none.npz", x_train=x)
     assert data.class_names(tmp_path / "two.npz") == ["0", "1", "2"]
     paint(tmp_path / "loose" / "a.png", 1)
-    assert data.class_names(tmp_path / "loose") == ["0"]
+    assert data.class_names(tmp_path / "loose") == data.class_names(tmp_path / "none.npz") == ["0"]
+    np.savez(tmp_path / "wrong.npz", x_train=x, y_train=y * 10**12)
+    with pytest.raises(ValueError, match="wrong.npz: y_train"):
+        data.class_names(tmp_path / "wrong.npz")
+    paint(tmp_path / "loose" / "cat" / "a.png", 1)
+    with pytest.raises(ValueError, match="beside class folders"):
+        data.class_names(tmp_path / "loose")
 
 
 @pytest.mark.parametrize(
@@ -557,9 +621,12 @@ def test_classes_have_names(tmp_path):
     ],
 )
 def test_a_notebook_says_what_it_needs(needs, said):
-    images, labels = np.zeros((30, 8, 12, 3), np.float32), np.arange(30) % 2
-    data.require(images, labels, count=30, classes=2, shape=(8, 12, 3), divisor=4)
+    images, labels = np.full((30, 8, 12, 3), -1, np.float32), np.arange(30) % 2
+    data.require(images, labels, count=30, classes=2, shape=[8, 12, 3], divisor=4)
     data.require(images)
+    for unfit in ([images + 1], [images[..., 0]], [images, labels[1:]]):
+        with pytest.raises(ValueError, match="^(images|labels) must"):
+            data.require(*unfit)
     with pytest.raises(ValueError, match=f"This notebook needs .*{said}.*another SOURCE"):
         data.require(images, labels, **needs)
 
@@ -715,6 +782,8 @@ def test_the_arrays_of_a_tuple_go_together_in_the_order_of_one():
         (np.zeros((0, 2), np.float32), ValueError, "empty"),
         (np.zeros((4, 0), np.float32), ValueError, "empty"),
         (np.array([[0, np.nan]], np.float32), ValueError, "NaN"),
+        (np.full((2, 4, 4, 1), 0.5, np.float32), ValueError, "arrays .*nothing below 0"),
+        (np.full((2, 4, 4, 1), 255, np.float32), ValueError, "arrays .*255 to 255"),
         (np.array([[0, -np.inf]], np.float32), ValueError, "infinite"),
         ((numbered(3), np.arange(2)), ValueError, r"as many rows each, not \[3, 2\]"),
         ((numbered(3), np.array([0, -1, 1])), ValueError, "found -1 to 1"),

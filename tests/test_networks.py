@@ -435,6 +435,8 @@ def test_heads_without_outputs_are_refused(sizes):
 
 @pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1, 1), 28, (0, 28, 1), (None, 28, 1)])
 def test_a_shape_that_is_no_images_is_refused(shape):
-    for build in (networks.dcgan_discriminator, lambda shape: networks.dcgan_generator(8, shape)):
+    builders = (networks.dcgan_generator, networks.mlp_generator)
+    builders = [functools.partial(build, 8) for build in builders]
+    for build in (*builders, networks.dcgan_discriminator, networks.mlp_discriminator):
         with pytest.raises(ValueError, match=r"image_shape must be \(height, width, channels\)"):
             build(shape)

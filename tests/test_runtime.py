@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def test_an_unknown_profile_is_refused(monkeypatch, profile):
 
 def fresh_python(code, **environment):
     """Exit code, output and errors of code in a new interpreter."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "PYTHON"))}
+    ours = ("TF_", "PYTHON", "KERAS_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=REPOSITORY,
@@ -55,28 +57,42 @@ def fresh_python(code, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
+TENSORFLOW = """import os
+from logging import getLogger as get_logger
+from types import SimpleNamespace
+
+os.write(2, b"oneDNN is on\\n")
+config = SimpleNamespace(list_logical_devices=lambda: os.write(2, b"no GPU\\n"))
+"""
 KERAS = """class config:
-    set_image_data_format = set_floatx = staticmethod(lambda name: None)
+    set_image_data_format = set_floatx = set_epsilon = staticmethod(lambda value: None)
+    backend = staticmethod(lambda: "jax")
 """
 
 
 def test_another_backend_is_named_before_keras_is_imported():
     code, _, errors = fresh_python("import ganutils.runtime", KERAS_BACKEND="jax")
-    assert code == 1 and re.search("KERAS_BACKEND.*jax.*unset it", errors)
+    assert code == 1 and re.search("KERAS_BACKEND.*jax.*set KERAS_BACKEND=tensorflow", errors)
+
+
+def test_another_backend_that_keras_has_taken_already_is_named(tmp_path):
+    (tmp_path / "keras.py").write_text(KERAS)
+    code, _, errors = fresh_python("import keras, ganutils.runtime", PYTHONPATH=str(tmp_path))
+    assert code == 1 and re.search("ImportError: .*keras.json.*'jax'.*start Python again", errors)
 
 
 @pytest.mark.slow
 def test_a_keras_json_of_the_readers_changes_nothing(tmp_path):
     (tmp_path / "keras.json").write_text(
-        '{"floatx": "float16", "image_data_format": "channels_first", "backend": "jax"}'
+        '{"floatx": "float16", "image_data_format": "channels_first", "backend": "jax",'
+        '"epsilon": 0.1}'
     )
-    ask = "print(keras.config.floatx(), keras.config.image_data_format(), keras.backend.backend())"
+    ask = "c.floatx(), c.image_data_format(), c.backend(), c.epsilon(), c.dtype_policy().name"
     code, output, errors = fresh_python(
-        f"from ganutils import runtime; import keras; {ask}",
+        f"from ganutils import runtime; import keras; c = keras.config; print({ask})",
         KERAS_HOME=str(tmp_path),
-        KERAS_BACKEND="tensorflow",
     )
-    assert (code, output) == (0, "float32 channels_last tensorflow\n"), errors
+    assert (code, output) == (0, "float32 channels_last tensorflow 1e-07 float32\n"), errors
 
 
 @pytest.mark.slow
@@ -85,6 +101,45 @@ def test_it_is_imported_with_standard_error_closed_and_without_a_home():
         "import os; os.close(2); os.environ.pop('HOME'); import ganutils.classifier as c; print(7)"
     )
     assert fresh_python(code)[:2] == (0, "7\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sh closes the stream")
+def test_a_progress_bar_runs_where_standard_error_is_closed_from_the_start(tmp_path):
+    (tmp_path / "keras.py").write_text(KERAS)
+    (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
+    code = "import ganutils.runtime; from tqdm import tqdm; print(list(tqdm([7], disable=None)))"
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (0, b"[7]\n")
+
+
+def test_it_is_imported_where_no_temporary_file_can_be_made(tmp_path):
+    (tmp_path / "keras.py").write_text(KERAS)
+    (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
+    code = """
+import errno, tempfile
+def refuse():
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+tempfile.TemporaryFile = refuse
+import ganutils.runtime
+"""
+    told = fresh_python(code, PYTHONPATH=str(tmp_path))
+    assert told == (0, "", "oneDNN is on\nno GPU\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="its own line about a folder that is a file")
+def test_pytest_runs_where_it_can_keep_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "tests/test_package.py", "-k", "exact"]
+        + ["-o", f"cache_dir={tmp_path}/file/cache"],
+        cwd=REPOSITORY,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "GANUTILS_CACHE"))},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0 and "1 passed" in told.stdout, told.stdout + told.stderr
 
 
 @pytest.mark.slow
@@ -117,12 +172,7 @@ def test_what_a_failing_import_wrote_is_printed(tmp_path):
 
 def test_what_a_succeeding_import_wrote_is_held_back(tmp_path):
     (tmp_path / "keras.py").write_text(KERAS)
-    (tmp_path / "tensorflow.py").write_text(
-        "import os\nfrom logging import getLogger as get_logger\n"
-        "from types import SimpleNamespace\nos.write(2, b'oneDNN is on\\n')\n"
-        "def probe():\n    os.write(2, b'no GPU\\n')\n"
-        "config = SimpleNamespace(list_logical_devices=probe)\n"
-    )
+    (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
     code = "from ganutils import runtime; print(runtime.budget(1, 2))"
     found = fresh_python(code, PYTHONPATH=str(tmp_path), GANUTILS_PROFILE="full")
     assert found == (0, "1\n", "")
@@ -148,6 +198,42 @@ def test_new_models_predict_quietly_and_a_retraced_step_is_told(caplog):
         square(number)
     told = [record.getMessage() for record in caplog.records if record.name == "tensorflow"]
     assert told and all("retracing" in line and "<lambda>" in line for line in told)
+
+
+# Folders.
+
+
+def test_stored_results_are_found_beside_the_package_or_around_the_kernel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert runtime.results_folder() == REPOSITORY / "notebooks" / "assets" / "results"
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "lib" / "ganutils" / "runtime.py"))
+    with pytest.raises(FileNotFoundError, match="(?s)neither beside.*ganutils.*copy of the whole"):
+        runtime.results_folder()
+    results = tmp_path / "notebooks" / "assets" / "results"
+    results.mkdir(parents=True)
+    (tmp_path / "notebooks" / "mine").mkdir()
+    for folder in (".", "notebooks", "mine"):
+        monkeypatch.chdir(folder)
+        assert runtime.results_folder() == results
+
+
+def test_pictures_go_where_the_reader_says_or_to_a_folder_that_is_named(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("GANUTILS_PICTURES", str(tmp_path / "new" / "pictures"))
+    assert runtime.picture_folder() == tmp_path / "new" / "pictures"
+    assert list((tmp_path / "new" / "pictures").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GANUTILS_PICTURES", str(tmp_path / "file" / "pictures"))
+    with pytest.raises(OSError, match="GANUTILS_PICTURES.*file/pictures.*Name another"):
+        runtime.picture_folder()
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("GANUTILS_PICTURES")
+    folder = runtime.picture_folder()
+    out, line = capfd.readouterr()
+    assert folder.parent == tmp_path and list(folder.iterdir()) == []
+    assert out == "" and line.count("\n") == 1 and str(folder) in line
 
 
 # Precision.
