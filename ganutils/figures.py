@@ -190,7 +190,7 @@ class LiveView:
     """
 
     def __init__(self, sample, *, title="samples, fixed latents", columns=None):
-        self.metadata = _described(f"Images ({title}), the losses and D's mean outputs so far")
+        self.metadata = _described(f"Images ({title}), the losses and the mean outputs of D so far")
         self.sample, self.title, self.columns = sample, title, columns
         self.handle = self.cell = None
 

@@ -3,7 +3,6 @@
 import operator
 import reprlib
 
-import keras
 import numpy as np
 
 
@@ -147,6 +146,8 @@ def check_learner(player, optimizer, name):
 
     player: a model, a list of models, or the list of variables that the optimizer moves.
     """
+    import keras  # here, since it imports TensorFlow, which most checks do without
+
     parts = list(player) if isinstance(player, list | tuple) else [player]
     models = [part for part in parts if hasattr(part, "trainable_variables")]
     learns = models != parts or any(model.trainable_variables for model in models)
