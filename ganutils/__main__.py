@@ -4,7 +4,6 @@ The self-test takes three steps of a tiny DCGAN, twice, and compares its losses 
 finds the gradients without calculus: it moves one weight at a time. The exit code is 0 or 1.
 """
 
-import os
 import platform
 import sys
 from pathlib import Path
@@ -30,9 +29,7 @@ ENDS = np.cumsum([np.prod(shape) for shape in SHAPES])
 
 def mnist_said():
     """Where MNIST is, or what a notebook will do without it; nothing is downloaded."""
-    files = [_mnist._keras_home() / "datasets" / "mnist.npz"]
-    if os.environ.get("GANUTILS_DATA"):
-        files.insert(0, Path(os.path.expanduser(os.environ["GANUTILS_DATA"]), "mnist.npz"))
+    files = [file for (file,) in _mnist.places("mnist")]
     for file in filter(Path.exists, files):
         try:
             return f"MNIST, {len(_mnist.find('mnist', 'train')[1]):,} images to train, in {file}"

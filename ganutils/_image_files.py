@@ -200,11 +200,12 @@ def _read_picture(file, size, channels):
     if picture.mode[0] in "IF":  # Pillow would cut off what is above 255
         found = f"a picture of more than 8 bits a pixel (mode {picture.mode})"
         raise refusal(file, found, "a copy of it with 8 bits a pixel")
-    # What is drawn in white would vanish on white: of what is to be seen, is the mean light?
-    shown = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    gray, alpha = np.asarray(shown.convert("L"), int), np.asarray(shown.getchannel("A"), int)
-    light = (gray * alpha).sum() > 127.5 * alpha.sum()
-    ground = Image.new("RGBA", upright.size, "black" if light else "white")
-    flat = Image.alpha_composite(ground, upright).convert("L" if channels == 1 else "RGB")
+    if upright.getchannel("A").getextrema()[0] < 255:  # of what is to be seen, is the mean light?
+        shown = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+        gray, alpha = np.asarray(shown.convert("L"), int), np.asarray(shown.getchannel("A"), int)
+        light = (gray * alpha).sum() > 127.5 * alpha.sum()  # it would vanish on white
+        ground = Image.new("RGBA", upright.size, "black" if light else "white")
+        upright = Image.alpha_composite(ground, upright)
+    flat = upright.convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(fitted).reshape(size, size, channels)

@@ -37,6 +37,14 @@ _FETCH_SECONDS = 55
 _failed_downloads = {}  # name: reason, so that "auto" waits for a dead network only once
 
 
+def places(name):
+    """Where the files of a set may lie, the first place first: a list of lists of paths."""
+    found = [[_keras_home() / "datasets" / member for member in SETS[name][2]]]
+    if named := os.environ.get("GANUTILS_DATA"):
+        found.insert(0, [Path(os.path.expanduser(named), f"{name}.npz")])
+    return found
+
+
 def find(name, split, *, retry=True):
     """Find a published set in a user's folder or Keras' cache, or download it, and check it.
 
@@ -44,12 +52,8 @@ def find(name, split, *, retry=True):
     where it is neither here nor to be downloaded (again only with `retry`), ValueError where a
     file of it is damaged.
     """
-    title, _, members = SETS[name]
-    cache = _keras_home() / "datasets"
-    places = [[cache / member for member in members]]
-    if os.environ.get("GANUTILS_DATA"):
-        places.insert(0, [Path(os.path.expanduser(os.environ["GANUTILS_DATA"]), f"{name}.npz")])
-    for files in places:
+    title, cache = SETS[name][0], _keras_home() / "datasets"
+    for files in places(name):
         if all(file.exists() for file in files):
             try:
                 return _read(name, files, split)
@@ -70,7 +74,7 @@ def find(name, split, *, retry=True):
         except (OSError, ValueError) as error:
             reason = str(error)
         _failed_downloads[name] = reason
-    missing = " and no ".join(str(files[0]) for files in places)
+    missing = " and no ".join(str(files[0]) for files in places(name))
     raise FileNotFoundError(
         f"{title} not found: no {missing}; download: {reason.rstrip('.')}. To provide it, (1) put "
         f"{name}.npz (arrays x_train, y_train, x_test, y_test) in a folder and name that folder in "

@@ -28,16 +28,17 @@ class History(tf.train.experimental.PythonState):
         self.values = values
 
     def serialize(self):
+        curves = []
         for name, values in self.values.items():
             if not isinstance(name, str):
                 raise TypeError(f"history[{name!r}] cannot be saved: its name must be a text.")
             try:
-                json.dumps(values, default=_as_floats)
+                curves.append(f"{json.dumps(name)}: {json.dumps(values, default=_as_floats)}")
             except (TypeError, ValueError) as error:
                 raise TypeError(
                     f"history[{name!r}] cannot be saved, keep a list of floats there: {error}"
                 ) from error
-        return json.dumps(self.values, default=_as_floats)
+        return "{" + ", ".join(curves) + "}"
 
     def deserialize(self, string_value):
         self.values.clear()
