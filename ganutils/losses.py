@@ -168,6 +168,28 @@ def r1_penalty(discriminator, real):
     return tf.reduce_mean(squared_slopes(discriminator, tf.convert_to_tensor(real))) / 2
 
 
+def lazily(term, *, every):
+    """Compute a costly term of a loss in every so many steps only, so much heavier there.
+
+    Args:
+        term: function (real, fake, step) -> scalar, as `steps.make_gan_play` takes it.
+        every: integer >= 1; at step 0, every, 2 every, ... the result is every * term, else 0.
+
+    Returns:
+        Function (real, fake, step) -> scalar, of the same mean over the steps.
+
+    Karras et al. 2020, arXiv 1912.04958, section 3.1.
+    """
+    if every < 1:
+        raise ValueError(f"{every=} must be at least 1.")
+
+    def lazy_term(real, fake, step):
+        due = tf.equal(tf.cast(step, tf.int64) % every, 0)
+        return tf.cond(due, lambda: every * term(real, fake, step), lambda: 0.0)
+
+    return lazy_term
+
+
 def clip_weights(variables, limit):
     """Move every weight into [-limit, limit] after a critic's update; 0.01 in the paper.
 

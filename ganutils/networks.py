@@ -158,24 +158,35 @@ def dcgan_discriminator(
     *,
     widths=(32, 64),
     kernel_size=5,
+    dense_widths=(),
     after_conv=keras.ops.leaky_relu,
+    after_dense=keras.ops.leaky_relu,
     kernel_initializer=normal_init,
 ):
     """Convolutional discriminator: each convolution of stride 2 halves the map; then one logit.
 
-    Returns a model from (batch, *image_shape) to logits (batch, 1), positive for real; convolution
-    i makes widths[i] channels, and after_conv follows it.
+    Args:
+        image_shape: (height, width, channels).
+        widths: channels that each convolution makes.
+        dense_widths: units of each hidden dense layer behind the convolutions; the paper has none.
+        after_conv, after_dense: applied after each convolution, each hidden dense layer.
+
+    Returns:
+        Model from (batch, *image_shape) to logits (batch, 1), positive for real.
 
     Radford et al. 2016, arXiv 1511.06434, section 3.
     """
     validation.check_image_shape(image_shape)
-    common = {"padding": "same", "kernel_initializer": kernel_initializer}
+    init = {"kernel_initializer": kernel_initializer}
     image = keras.Input(image_shape)
     x = image
     for filters in widths:
-        x = after_conv(layers.Conv2D(filters, kernel_size, strides=2, **common)(x))
-    logit = layers.Dense(1, dtype="float32", kernel_initializer=kernel_initializer)
-    return keras.Model(image, logit(layers.Flatten()(x)), name="discriminator")
+        x = after_conv(layers.Conv2D(filters, kernel_size, strides=2, padding="same", **init)(x))
+    x = layers.Flatten()(x)
+    for units in dense_widths:
+        x = after_dense(layers.Dense(units, **init)(x))
+    logit = layers.Dense(1, dtype="float32", **init)(x)
+    return keras.Model(image, logit, name="discriminator")
 
 
 def with_heads(network, *sizes):

@@ -210,24 +210,102 @@ def make_alternating_step(
     return train_step
 
 
+# The plain game with further terms, as functions (discriminator, generator, seed) -> terms.
+
+
+def no_terms(discriminator, generator, seed):
+    return ()
+
+
+def gradient_penalty(weight):
+    """Terms of D's loss, as a function of (discriminator, generator, seed)."""
+
+    def make_terms(discriminator, generator, seed):
+        def term(real, fake, step):
+            draw = {"seed": seed, "step": step}
+            return weight * losses.gradient_penalty(discriminator, real, fake, **draw)
+
+        return [term]
+
+    return make_terms
+
+
+def r1_penalty(weight, *, every=1):
+    """Terms of D's loss, as a function of (discriminator, generator, seed)."""
+
+    def make_terms(discriminator, generator, seed):
+        def term(real, fake, step):
+            return weight * losses.r1_penalty(discriminator, real)
+
+        return [losses.lazily(term, every=every)]
+
+    return make_terms
+
+
+def make_step_with_terms(
+    discriminator,
+    generator,
+    *,
+    d_optimizer,
+    g_optimizer,
+    objective,
+    latent_dim,
+    seed,
+    d_terms=no_terms,
+    g_terms=no_terms,
+    d_steps=1,
+    constrain=None,
+):
+    """The step of the plain game, d_terms and g_terms added to the losses."""
+    play = steps.make_gan_play(
+        discriminator,
+        generator,
+        objective=objective,
+        latent_dim=latent_dim,
+        seed=seed,
+        d_terms=d_terms(discriminator, generator, seed),
+        g_terms=g_terms(discriminator, generator, seed),
+    )
+    return steps.make_step(
+        play,
+        discriminator.trainable_variables,
+        generator.trainable_variables,
+        d_optimizer=d_optimizer,
+        g_optimizer=g_optimizer,
+        d_steps=d_steps,
+        constrain=constrain,
+    )
+
+
 simultaneous = partial(steps.make_train_step, objective=losses.non_saturating)
 adam = keras.optimizers.Adam
 glorot = "glorot_uniform"  # Keras' own default, with which these programs were written
 
+# The one place for the course's own settings. The plain DCGAN keeps the five rules of its paper.
+PLAIN = System(
+    title="the plain DCGAN",
+    make_discriminator=partial(networks.dcgan_discriminator, MNIST),
+    make_generator=partial(networks.dcgan_generator, 64, MNIST),
+    make_optimizer=partial(adam, 1e-3, beta_1=0.5, beta_2=0.99),
+    make_step=simultaneous,
+    batch_size=64,
+    latent_dim=64,
+    fast=True,
+    averaged=True,
+    per_call=10,
+)
+R1 = r1_penalty(1.0, every=4)
+COURSE = PLAIN._replace(
+    title="the course's DCGAN",
+    make_discriminator=partial(PLAIN.make_discriminator, dense_widths=(256,)),
+    make_generator=partial(networks.dcgan_generator, 32, MNIST),
+    make_optimizer=partial(adam, 1e-3, beta_1=0.0, beta_2=0.99),
+    make_step=partial(make_step_with_terms, objective=losses.hinge, d_terms=R1),
+    latent_dim=32,
+)
+
 SYSTEMS = {
-    # The one place for the course's own settings.
-    "course": System(
-        title="the course's DCGAN",
-        make_discriminator=partial(networks.dcgan_discriminator, MNIST),
-        make_generator=partial(networks.dcgan_generator, 64, MNIST),
-        make_optimizer=partial(adam, 1e-3, beta_1=0.5, beta_2=0.99),
-        make_step=simultaneous,
-        batch_size=64,
-        latent_dim=64,
-        fast=True,
-        averaged=True,
-        per_call=10,
-    ),
+    "course": COURSE,
     "S1": System(
         title="TF2 DCGAN",
         make_discriminator=partial(
@@ -313,7 +391,7 @@ SYSTEMS = {
 
 
 # The way from a plain small DCGAN to the course's, one change at a time, each kept for the next;
-# and what else was tried, one change to the course's DCGAN.
+# and what else was tried, one change to the plain DCGAN.
 
 
 def dcgan(title, base, *, g=None, d=None, **changes):
@@ -325,119 +403,66 @@ def dcgan(title, base, *, g=None, d=None, **changes):
     )
 
 
-COURSE = SYSTEMS["course"]
 WIDE = {"widths": (64, 64, 32, 16), "scales": (2, 2, 1, 1)}
-PLAIN = {"after_dense": plain_bn_relu, "after_conv": plain_bn_relu, "enlarge": plain_upsample_conv}
+SLOW = {"after_dense": plain_bn_relu, "after_conv": plain_bn_relu, "enlarge": plain_upsample_conv}
 FUSED_NORM = {"after_dense": networks.bn_relu, "after_conv": networks.bn_relu}
 
-STEPS = {"small": dcgan("plain, small", COURSE, g=WIDE | PLAIN, fast=False, averaged=False)}
+STEPS = {"small": dcgan("plain, small", PLAIN, g=WIDE | SLOW, fast=False, averaged=False)}
 STEPS["average"] = dcgan("+ average of G", STEPS["small"], averaged=True)
 STEPS["bfloat16"] = dcgan("+ bfloat16", STEPS["average"], fast=True)
 STEPS["norm"] = dcgan("+ fused batch norm", STEPS["bfloat16"], g=FUSED_NORM)
 STEPS["upsample"] = dcgan(
     "+ fused upsampling", STEPS["norm"], g={"enlarge": networks.upsample_conv}
 )
+STEPS["plain"] = PLAIN  # + fewer channels where the map is large
+STEPS["hidden"] = dcgan("+ hidden layer in D", PLAIN, d={"dense_widths": (256,)})
+STEPS["r1"] = dcgan(
+    "+ R1 penalty",
+    STEPS["hidden"],
+    make_step=partial(make_step_with_terms, objective=losses.non_saturating, d_terms=R1),
+)
+STEPS["hinge"] = dcgan("+ hinge loss", STEPS["r1"], make_step=COURSE.make_step)
+# The course's: + 32 latents, beta_1 of 0.
 
 TRIED = {
     "transposed": dcgan(
-        "transposed convolutions", COURSE, g={"enlarge": networks.transposed_conv, "kernel_size": 4}
+        "transposed convolutions", PLAIN, g={"enlarge": networks.transposed_conv, "kernel_size": 4}
     ),
     "small step": dcgan(
-        "step size 2e-4", COURSE, make_optimizer=partial(adam, 2e-4, beta_1=0.5, beta_2=0.99)
+        "step size 2e-4", PLAIN, make_optimizer=partial(adam, 2e-4, beta_1=0.5, beta_2=0.99)
     ),
     "large step": dcgan(
-        "step size 2e-3", COURSE, make_optimizer=partial(adam, 2e-3, beta_1=0.5, beta_2=0.99)
+        "step size 2e-3", PLAIN, make_optimizer=partial(adam, 2e-3, beta_1=0.5, beta_2=0.99)
     ),
-    "batch 32": dcgan("batch of 32", COURSE, batch_size=32),
-    "batch 128": dcgan("batch of 128", COURSE, batch_size=128),
-    "large D": dcgan("D twice as wide", COURSE, d={"widths": (64, 128)}),
-    "norm in D": dcgan("batch norm in D", COURSE, d={"after_conv": bn_leaky_02}),
-    "dropout in D": dcgan("dropout in D", COURSE, d={"after_conv": leaky_dropout}),
+    "batch 32": dcgan("batch of 32", PLAIN, batch_size=32),
+    "batch 128": dcgan("batch of 128", PLAIN, batch_size=128),
+    "large D": dcgan("D twice as wide", PLAIN, d={"widths": (64, 128)}),
+    "norm in D": dcgan("batch norm in D", PLAIN, d={"after_conv": bn_leaky_02}),
+    "dropout in D": dcgan("dropout in D", PLAIN, d={"after_conv": leaky_dropout}),
     "He": dcgan(
         "He initialization",
-        COURSE,
+        PLAIN,
         g={"kernel_initializer": "he_normal"},
         d={"kernel_initializer": "he_normal"},
     ),
 }
 
 
-# The course's DCGAN with other losses; networks, optimizers, averaging and precision stay.
+# The plain DCGAN with other losses; networks, optimizers, averaging and precision stay.
 
 
 def spectral_discriminator():
-    """The course's discriminator, every kernel divided by its largest singular value."""
+    """Its discriminator, every kernel divided by its largest singular value."""
 
     def rebuilt(layer):
         copy = type(layer).from_config(layer.get_config())
         return SpectralNormalization(copy) if hasattr(layer, "kernel") else copy
 
-    return keras.models.clone_model(COURSE.make_discriminator(), clone_function=rebuilt)
-
-
-def no_terms(discriminator, generator, seed):
-    return ()
-
-
-def gradient_penalty(weight):
-    """Terms of D's loss, as a function of (discriminator, generator, seed)."""
-
-    def make_terms(discriminator, generator, seed):
-        def term(real, fake, step):
-            draw = {"seed": seed, "step": step}
-            return weight * losses.gradient_penalty(discriminator, real, fake, **draw)
-
-        return [term]
-
-    return make_terms
-
-
-def r1_penalty(weight):
-    """Terms of D's loss, as a function of (discriminator, generator, seed)."""
-
-    def make_terms(discriminator, generator, seed):
-        return [lambda real, fake, step: weight * losses.r1_penalty(discriminator, real)]
-
-    return make_terms
-
-
-def make_step_with_terms(
-    discriminator,
-    generator,
-    *,
-    d_optimizer,
-    g_optimizer,
-    objective,
-    latent_dim,
-    seed,
-    d_terms=no_terms,
-    g_terms=no_terms,
-    d_steps=1,
-    constrain=None,
-):
-    """The step of the plain game; terms: functions (discriminator, generator, seed) -> terms."""
-    play = steps.make_gan_play(
-        discriminator,
-        generator,
-        objective=objective,
-        latent_dim=latent_dim,
-        seed=seed,
-        d_terms=d_terms(discriminator, generator, seed),
-        g_terms=g_terms(discriminator, generator, seed),
-    )
-    return steps.make_step(
-        play,
-        discriminator.trainable_variables,
-        generator.trainable_variables,
-        d_optimizer=d_optimizer,
-        g_optimizer=g_optimizer,
-        d_steps=d_steps,
-        constrain=constrain,
-    )
+    return keras.models.clone_model(PLAIN.make_discriminator(), clone_function=rebuilt)
 
 
 def with_loss(title, objective, *, d_steps=1, d_terms=no_terms, constrain=None):
-    """The course's DCGAN with another loss; every update of D sees as many images as before."""
+    """The plain DCGAN with another loss; every update of D sees as many images as before."""
     make_step = partial(
         make_step_with_terms,
         objective=objective,
@@ -445,8 +470,8 @@ def with_loss(title, objective, *, d_steps=1, d_terms=no_terms, constrain=None):
         d_terms=d_terms,
         constrain=constrain,
     )
-    batch_size = d_steps * COURSE.batch_size
-    return COURSE._replace(title=title, make_step=make_step, batch_size=batch_size)
+    batch_size = d_steps * PLAIN.batch_size
+    return PLAIN._replace(title=title, make_step=make_step, batch_size=batch_size)
 
 
 # Chosen by one short run each, which is weak evidence.
