@@ -32,7 +32,7 @@ def cache_folder():
     return folder if folder.is_absolute() else Path(tempfile.gettempdir(), "ganutils")  # no home
 
 
-def digit_classifier(images, labels, *, steps=2000, batch_size=128, seed=0):
+def digit_classifier(images, labels, *, features=64, steps=2000, batch_size=128, seed=0):
     """Train a small convolutional classifier, or load the one trained on these very data before.
 
     About a minute on two CPU cores. It computes in float32 whatever the dtype policy says, neither
@@ -42,22 +42,24 @@ def digit_classifier(images, labels, *, steps=2000, batch_size=128, seed=0):
     Args:
         images: float (count, height, width, channels) in [-1, 1], at least batch_size of them.
         labels: integers (count,) >= 0, of two classes or more; classes without an image are kept.
+        features: how many; more of them, trained for longer, see finer differences.
         steps: training steps, of batch_size images each.
         seed: integer >= 0, of weights, order and dropout.
 
-    Returns: `keras.Model` from images to the pair of features (batch, 64) >= 0 and probabilities
-    (batch, largest label + 1). `classify` runs it on many images.
+    Returns: `keras.Model` from images to the pair of features (batch, features) >= 0 and
+    probabilities (batch, largest label + 1). `classify` runs it on many images.
     """
     images = validation.as_images(images, "images", least=2)
     labels = validation.as_labels(labels, len(images), 10**6)
     if labels.min() == labels.max():
         raise ValueError("Labels of one class only: data without labels train no classifier.")
+    features = validation.as_integer(features, "features", low=1, high=10**4)
     steps = validation.as_integer(steps, "steps", low=1, high=10**6)
     batch_size = validation.as_integer(batch_size, "batch_size", low=1, high=len(images))
     seed = validation.as_integer(seed, "seed", low=0, high=2**30)
 
-    model = _build(images.shape[1:], int(labels.max()) + 1, seed)
-    path = cache_folder() / f"{_key(images, labels, steps, batch_size, seed)}.weights.h5"
+    model = _build(images.shape[1:], features, int(labels.max()) + 1, seed)
+    path = cache_folder() / f"{_key(images, labels, features, steps, batch_size, seed)}.weights.h5"
     if not _load(model, path):
         _fit(model, images, labels, steps, batch_size, seed)
         _save(model, path)
@@ -66,7 +68,7 @@ def digit_classifier(images, labels, *, steps=2000, batch_size=128, seed=0):
 
 
 def classify(model, images, *, batch_size=500):
-    """Features, float32 (count, 64), and probabilities, float32 (count, classes), of many images.
+    """Features and probabilities of many images, float32 (count, features), (count, classes).
 
     model: from `digit_classifier`; images: float in [-1, 1], of the shape it was trained on.
     """
@@ -77,7 +79,7 @@ def classify(model, images, *, batch_size=500):
     return tuple(model.predict(images, batch_size=batch_size, verbose=0))
 
 
-def _build(image_shape, classes, seed):
+def _build(image_shape, units, classes, seed):
     # Seeds and names are given, since Keras draws missing ones from Python's global generator and
     # counts missing names: what a notebook builds later must not depend on this model.
     def common(name):
@@ -93,7 +95,7 @@ def _build(image_shape, classes, seed):
         x = layers.BatchNormalization(momentum=0.9, **common(f"norm_{i}"))(x)
         x = layers.ReLU(**common(f"relu_{i}"))(x)
     x = layers.Flatten(**common("flatten"))(x)
-    x = layers.Dense(64, **weights(3), **common("dense"))(x)
+    x = layers.Dense(units, **weights(3), **common("dense"))(x)
     x = layers.BatchNormalization(momentum=0.9, **common("norm"))(x)  # or some would stay at 0
     features = layers.ReLU(**common("features"))(x)
     x = layers.Dropout(0.25, seed=5 * seed, **common("dropout"))(features)

@@ -185,7 +185,7 @@ def lazily(term, *, every):
 
     def lazy_term(real, fake, step):
         due = tf.equal(tf.cast(step, tf.int64) % every, 0)
-        return tf.cond(due, lambda: every * term(real, fake, step), lambda: 0.0)
+        return tf.cond(due, lambda: every * term(real, fake, step), lambda: tf.zeros(()))
 
     return lazy_term
 

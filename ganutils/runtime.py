@@ -8,6 +8,7 @@ the log level says. If the import fails, everything that was held back is printe
 import contextlib
 import functools
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -55,8 +56,9 @@ if "tensorflow" in sys.modules:  # somebody was first: nothing to keep quiet, no
     import tensorflow as tf
 else:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow turns oneDNN on where it finds AVX512 only; with AVX2 it halves a DCGAN's step, too.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if platform.machine() in ("x86_64", "AMD64"):
+        # TensorFlow itself asks for AVX512; with AVX2 alone oneDNN halves the step of a DCGAN, too.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if CORES == 2:
         # Two operations side by side, a core each, are faster than one after the other, both split.
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

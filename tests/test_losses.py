@@ -284,6 +284,34 @@ def test_the_weights_gradient_is_that_of_finite_differences():
         assert found == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.parametrize("every", (1, 3))
+@pytest.mark.parametrize("compiled", (False, True))
+def test_a_lazy_term_is_computed_in_every_so_many_steps_with_the_same_sum(every, compiled):
+    asked, weight = tf.Variable(0), tf.Variable(2.0)
+
+    def term(real, fake, step):
+        asked.assign_add(1)
+        return weight**2 * tf.reduce_sum(real + fake)
+
+    lazy = losses.lazily(term, every=every)
+
+    def slope_at(step):
+        with tf.GradientTape() as tape:
+            value = lazy(tf.ones(2), tf.zeros(2), step)
+        return value, tape.gradient(value, weight, unconnected_gradients="zero")
+
+    slope_at = tf.function(slope_at) if compiled else slope_at
+    found = [slope_at(tf.constant(step)) for step in range(6)]
+    due = [every if step % every == 0 else 0 for step in range(6)]
+    assert [(float(v), float(g)) for v, g in found] == [(8 * times, 8 * times) for times in due]
+    assert int(asked) == 6 // every
+
+
+def test_a_penalty_never_due_is_refused():
+    with pytest.raises(ValueError, match="every=0"):
+        losses.lazily(None, every=0)
+
+
 def test_a_critic_without_slope_has_a_penalty_of_1():
     def constant(x, training):
         return tf.ones((len(x), 1))

@@ -33,7 +33,7 @@ def policy(request):
 @functools.cache
 def networks_of(name):
     """Generator and discriminator of one of the source designs, full size; not to be changed."""
-    system = systems.SYSTEMS[name]
+    system = systems.ALL[name]
     return system.make_generator(), system.make_discriminator()
 
 
@@ -54,9 +54,13 @@ COUNTS = {
     "S3": (6_763_777, 3_485_441),
     "S4": (1_493_520, 533_505),
     "S5": (1_477_136, 533_505),
-    "course": (  # four numbers a channel in batch normalization: scale, shift, two moving ones
+    "plain": (  # four numbers a channel in batch normalization: scale, shift, two moving ones
         (64 + 4) * 7 * 7 * 64 + (9 * 64 + 4) * 64 + (9 * 64 + 4) * 16 + 9 * 16,
-        (25 + 1) * 32 + (25 * 32 + 1) * 64 + 7 * 7 * 64 + 1,
+        (25 + 1) * 32 + (25 * 32 + 1) * 64 + dense(7 * 7 * 64, 1),
+    ),
+    "course": (
+        (32 + 4) * 7 * 7 * 64 + (9 * 64 + 4) * 64 + (9 * 64 + 4) * 16 + 9 * 16,
+        (25 + 1) * 32 + (25 * 32 + 1) * 64 + dense(7 * 7 * 64, 256) + dense(256, 1),
     ),
 }
 
@@ -97,7 +101,7 @@ ORDERS = {
         "Dense FusedBatchNormalization ReLU"
         + 2 * " UpsampleConv2D FusedBatchNormalization ReLU"
         + " UpsampleConv2D Activation",
-        2 * "Conv2D LeakyRelu " + "Dense",
+        2 * "Conv2D LeakyRelu " + "Dense LeakyRelu Dense",
     ),
     "S4": (3 * "Dense LeakyRelu BatchNormalization " + "Dense", 2 * "Dense LeakyRelu " + "Dense"),
 }

@@ -11,11 +11,15 @@ meanwhile. --systems compares others of `systems.ALL`, such as the course's DCGA
     python tests/benchmarks/compare_systems.py --systems loss-nonsat,loss-hinge --seconds 45 \\
         --out notebooks/assets/results/compare_losses.json
 
+With --steps instead of --seconds all get so many steps, whatever they take; several processes may
+then share the machine and --work, each with --systems of its own.
+
 A finished row is kept in --work. Called again, an interrupted comparison goes on after it; rows
 of other settings or code are made anew.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache, partial
@@ -64,7 +68,7 @@ class Scorer:
         test_images, _, _ = data.load_images(source, split="test")
         self.test_distance = self.median_distance(test_images)
         self.threshold = float(np.median(nearest_pairs(self.judge.real[0])))
-        self.support_floor = self.support(self.judge.held_out[0])
+        self.support_floor = self.support(self.judge.held_out[0][0])
 
     def median_distance(self, images):
         distances, _ = metrics.nearest_neighbors(images[:NEIGHBORS_OF], self.training)
@@ -78,7 +82,7 @@ class Scorer:
 
     def __call__(self, samples):
         shown = classifier.classify(self.judge.model, samples)
-        scores = metrics.score_samples(self.judge.real, shown, held_out=self.judge.held_out)
+        scores = metrics.score_samples(self.judge.real, shown, held_out=self.judge.held_out[0])
         scores["memorization"] = self.median_distance(samples) / self.test_distance, 1.0
         scores["support"] = self.support(shown[0]), self.support_floor
         return scores
@@ -91,15 +95,19 @@ def run_child(command):
 
 def train(system, seed, settings, work):
     """Train one system in a process of its own; its samples and its record."""
-    work.mkdir(parents=True, exist_ok=True)
-    outputs = work / "samples.npy", work / "record.json"
+    saves = work / f"{system}-{seed}-run"
+    saves.mkdir(parents=True, exist_ok=True)
+    outputs = saves / "samples.npy", saves / "record.json"
     command = [sys.executable, str(TRAINER), f"--system={system}", f"--seed={seed}", "--points=0"]
-    command += [f"--{name}={settings[name]}" for name in ("seconds", "data", "count")]
+    command += [f"--{name}={settings[name]}" for name in ("data", "count")]
+    if "steps" in settings:
+        command += [f"--steps={settings['steps']}", f"--saves={saves}"]
+    else:
+        command += [f"--seconds={settings['seconds']}"]
     command += [f"--samples={outputs[0]}", f"--curve={outputs[1]}"]
     run_child(command)
     samples, found = np.load(outputs[0]), json.loads(outputs[1].read_text())
-    for file in outputs:
-        file.unlink()
+    shutil.rmtree(saves)
     return samples, found
 
 
@@ -132,7 +140,9 @@ def table(rows, floor):
 def main(arguments=None, **classifier_settings):
     parser = record.make_parser(__doc__)
     add, number = parser.add_argument, record.whole_number
-    add("--seconds", type=record.positive, default=100, help="training time of each")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=record.positive, default=100, help="of training of each")
+    length.add_argument("--steps", type=number(1, course.NO_END), help="instead of --seconds")
     add("--seeds", type=number(1, 1000), default=3, help="seeds 0, 1, ...")
     names = record.names_of(systems.ALL)
     add("--systems", type=names, default=list(systems.SYSTEMS), help="S1,S5,...")
@@ -141,7 +151,8 @@ def main(arguments=None, **classifier_settings):
     record.add_places(parser, "compare_systems")
     options = parser.parse_args(arguments)
 
-    settings = {"seconds": options.seconds, "data": options.data, "count": options.count}
+    length = {"steps": options.steps} if options.steps else {"seconds": options.seconds}
+    settings = {**length, "data": options.data, "count": options.count}
     settings["code"] = record.code_hash(__file__, TRAINER)
 
     @cache

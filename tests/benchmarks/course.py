@@ -101,27 +101,45 @@ def train_for(
 
 
 class Judge(NamedTuple):
-    """A classifier with its (features, probabilities) of the test and of as many other images."""
+    """A classifier, and what it shows of images that it did not learn from.
+
+    real: (features, probabilities) of the test images; held_out: a list of such pairs, of blocks of
+    other real images, which say what a perfect generator would get.
+    """
 
     model: keras.Model
     real: tuple
-    held_out: tuple
+    held_out: list
 
-    def frechet(self, images):
-        features, _ = classifier.classify(self.model, images)
-        return metrics.frechet_distance(self.real[0], features)
+    def scores(self, images):
+        """Fréchet distance to the test images, and the divergence of the classes' shares."""
+        features, probabilities = classifier.classify(self.model, images)
+        shares = [metrics.class_shares(given) for given in (self.real[1], probabilities)]
+        return {
+            "frechet": metrics.frechet_distance(self.real[0], features),
+            "class_divergence": metrics.class_divergence(*shares),
+        }
+
+    def floors(self):
+        """Fréchet distance of each block to the test images: the floor, as a range."""
+        return [metrics.frechet_distance(self.real[0], features) for features, _ in self.held_out]
+
+
+EYE = {"features": 256, "steps": 4000}  # finer than the notebooks' own, which is at its floor soon
 
 
 def make_judge(source, *, count=COUNT, **settings):
-    """Train or load the classifier, and show it the test images and the first training images.
+    """Train or load a classifier of half the training images, or less; show it others and the test.
 
     Args:
         source: as for `data.load_images`.
-        count: samples that will be scored, and training images that they are compared with.
-        settings: of `classifier.digit_classifier`.
+        count: samples that will be scored, and images in a block.
+        settings: of `classifier.digit_classifier`, in place of `EYE`'s.
     """
     images, labels, _ = data.load_images(source)
-    model = classifier.digit_classifier(images, labels, **settings)
     test_images, _, _ = data.load_images(source, split="test")
-    shown = [classifier.classify(model, x) for x in (test_images, images[:count])]
-    return Judge(model, *shown)
+    learned = min(len(images) // 2, len(images) - count)
+    model = classifier.digit_classifier(images[:learned], labels[:learned], **(EYE | settings))
+    blocks = [images[i : i + count] for i in range(learned, len(images) - count + 1, count)]
+    real, *held_out = [classifier.classify(model, x) for x in (test_images, *blocks)]
+    return Judge(model, real, held_out)

@@ -150,7 +150,7 @@ def measure(
             row[f"from_{side}"] = judge.frechet(drawn)
             row[f"blurred_{side}"] = judge.frechet(blur(images[:count], levels))
     shown = classifier.classify(judge.model, samples)
-    scores = metrics.score_samples(judge.real, shown, held_out=judge.held_out)
+    scores = metrics.score_samples(judge.real, shown, held_out=judge.held_out[0])
     for name in ("frechet_distance", "precision", "recall"):
         row[name], row[f"{name}_floor"] = scores[name]
     row["seconds"] = sum(level["seconds"] for level in row["levels"])

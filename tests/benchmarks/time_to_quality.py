@@ -5,8 +5,8 @@
 trains the course's DCGAN (another one with --system) and writes 10,000 samples, float32 of shape
 (10000, 28, 28, 1) in [-1, 1], from the generator that a reader ends up with: the averaged one where
 the system averages, in inference mode, computed in float32. On the way it measures the Fréchet
-distance to the test images by the course's own classifier, with the distance of real training
-images (the floor) beside it.
+distance to the test images by a classifier, with the distance of real images that it did not learn
+from (the floor) beside it, and how evenly the classes are drawn.
 
 Training time is wall time from the call of `training.train` until the step that ends after
 --seconds: compiling the first step counts, since a reader waits for it; loading data and scoring
@@ -26,7 +26,7 @@ import course
 import numpy as np
 import systems
 
-from ganutils import _atomic, checkpoints, data, metrics
+from ganutils import _atomic, checkpoints, data
 
 RECENT = 50  # a loss in the curve is the mean over this many steps
 EVERY = 50  # steps between two saves, where steps are counted
@@ -37,7 +37,7 @@ class Curve:
     """Points of a run, printed as they come; a callback of `train` at given steps.
 
     Args:
-        score: function () -> Fréchet distance of the run's samples now, or None.
+        score: function () -> `course.Judge.scores` of the run's samples now, or None for no judge.
         floor: that of real images, or None.
         marks: steps at which there is a point.
         path: JSON file that keeps the points, and may have some from before; None for none.
@@ -48,13 +48,15 @@ class Curve:
         self.points = json.loads(path.read_text()) if path and path.exists() else []
 
     def add(self, seconds, progress):
-        point = {"seconds": seconds, "step": progress.step, "frechet": self.score()}
+        point = {"seconds": seconds, "step": progress.step}
+        point |= self.score() if self.score else {}
         for name in TOLD:
             point[name] = float(np.mean(progress.history[name][-RECENT:]))
         self.points.append(point)
-        numbers = seconds, progress.step, point["frechet"], self.floor
+        numbers = seconds, progress.step, point.get("frechet"), self.floor
         words = [f"{'-' if x is None else round(x, 1):>9}" for x in numbers]
-        words += [f"{point[name]:9.3f}" for name in ("d_loss", "g_loss")]
+        told = ("class_divergence", "d_loss", "g_loss")
+        words += [f"{point[name]:9.3f}" for name in told if name in point]
         print("".join(words), flush=True)
 
     def __call__(self, progress):
@@ -99,7 +101,7 @@ def measure(
     if images.shape[1:] != systems.MNIST:
         raise ValueError(f"{name} has images of {images.shape[1:]}; the systems make 28x28x1.")
     judge = course.make_judge(source, count=count, **settings) if points else None
-    floor = metrics.frechet_distance(judge.real[0], judge.held_out[0]) if judge else None
+    floors = judge.floors() if judge else [None]
     design = systems.ALL[system]
     run, train_step = systems.start(design, seed=seed)
     batches = partial(data.batches, images, design.batch_size, seed=seed)
@@ -114,33 +116,34 @@ def measure(
             "generator": run.generator.count_params(),
         },
         "precision": run.generator.layers[1].compute_dtype,
-        "floor": floor,
+        "floor": floors[0],
+        "floors": floors,
         "date": date.today().isoformat(),
         **record.about(),
     }
     length = f"{seconds:g} s" if seconds else f"{end_step:,} steps"
     print(f"{system}, {design.title}, seed {seed}, on {name}: {length} of training")
     print(f"{found['machine']}; {', '.join(map(' '.join, found['versions'].items()))}")
-    names = ("seconds", "steps", "Fréchet", "floor", "d_loss", "g_loss")
+    names = ["seconds", "steps", "Fréchet", "floor", *["classes"] * bool(judge), "d_loss", "g_loss"]
     print("".join(f"{name:>9}" for name in names), flush=True)
 
     def draw():
         return systems.sample(run, design, count, seed=seed)
 
     def score():
-        return judge.frechet(draw()) if judge else None
+        return judge.scores(draw())
 
     end = seconds or end_step
     marks = np.geomspace(end, end / 60, max(points, 1))[::-1]
     if seconds:
-        curve = Curve(score, floor)
+        curve = Curve(score if judge else None, floors[0])
         found["seconds"] = course.train_for(
             run, train_step, batches, marks.tolist(), curve.add, per_call=design.per_call
         )
     else:
         marks = {min(max(round(mark / EVERY), 1) * EVERY, end) for mark in marks} | {end}
         saves.mkdir(parents=True, exist_ok=True)
-        curve = Curve(score, floor, marks=marks, path=saves / "curve.json")
+        curve = Curve(score if judge else None, floors[0], marks=marks, path=saves / "curve.json")
         pace = {"steps": end, "every": EVERY, "per_call": design.per_call, "keep": 2}
         try:
             checkpoints.resume_and_train(run, saves, train_step, batches, callbacks=[curve], **pace)
