@@ -254,6 +254,8 @@ def write_gif(path, frames, *, milliseconds=100, hold=1500):
         raise ValueError("frames must be uint8, all (height, width) or (height, width, 3).")
     if any(not 20 <= ms <= 655_350 or ms % 10 for ms in (milliseconds, hold)):
         raise ValueError(f"{milliseconds=} and {hold=} must be multiples of 10 in 20..655350.")
+    if frames.ndim == 3:  # else each gets a palette of its own, with which Pillow cannot read them
+        frames = np.repeat(frames[..., None], 3, axis=-1)
     durations = [milliseconds] * (len(frames) - 1) + [hold] if len(frames) > 1 else hold
     with _atomic.whole_file(path) as file:
         imageio.imwrite(file, list(frames), extension=".gif", duration=durations, loop=0)

@@ -514,7 +514,7 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
 
 # Runs of a second, on small data with a small judge.
 
-QUICK = {"steps": 40}  # of the judge that other tests ask for, too
+QUICK = {"features": 64, "steps": 40}  # of the judge that other tests ask for, too
 
 
 @pytest.fixture
@@ -579,8 +579,9 @@ def test_the_command_writes_samples_and_record(second):
 
 
 @pytest.mark.slow
-def test_the_curve_ends_with_the_run(second, judge):
+def test_the_curve_ends_with_the_run(second):
     _, samples, found, _ = second
+    judge = course.make_judge("digits", count=200, **QUICK)
     curve = found["curve"]
     assert 1 <= len(curve) <= 4 and found["seconds"] >= 1
     assert curve[-1]["step"] == found["steps"] > 0

@@ -403,6 +403,13 @@ def test_a_gif_read_back_is_what_was_written(tmp_path):
     assert os.listdir(tmp_path) == ["x.gif"]
 
 
+def test_a_frame_of_few_grays_after_one_of_all_is_read_back(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    frames = [ramp, ramp // 64, ramp]
+    path = figures.write_gif(tmp_path / "x.gif", frames)
+    np.testing.assert_array_equal(imageio.imread(path, index=None), [rgb(f) for f in frames])
+
+
 def test_colors_survive_as_far_as_a_palette_reaches(tmp_path):
     palette = RANDOM.integers(0, 256, (200, 3)).astype(np.uint8)
     frames = [palette[RANDOM.integers(0, 200, (10, 12))] for _ in range(3)]

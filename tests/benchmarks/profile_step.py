@@ -27,7 +27,7 @@ SAVED = record.RESULTS / "profile_step.json"
 VERSIONS = {
     "Keras' layers, float32": systems.ALL["average"],
     "Keras' layers, bfloat16": systems.ALL["bfloat16"],
-    "the course's DCGAN": systems.ALL["course"],
+    "the plain DCGAN": systems.ALL["plain"],
 }
 
 # The first pattern that fits "name:type" of an operation names its kind. Types of oneDNN start with
