@@ -226,8 +226,8 @@ def test_the_penalties_look_at_the_right_points():
     assert float(penalty(real, fake, 2)) != float(penalty(real, fake, 3))
 
 
-def test_the_spectral_discriminator_is_the_course_s_with_kernels_of_norm_1():
-    plain, spectral = systems.COURSE.make_discriminator(), systems.spectral_discriminator()
+def test_the_spectral_discriminator_is_the_plain_one_with_kernels_of_norm_1():
+    plain, spectral = systems.PLAIN.make_discriminator(), systems.spectral_discriminator()
     weights = []
     for old, new in zip(plain.layers, spectral.layers, strict=True):
         assert isinstance(new, SpectralNormalization) == hasattr(old, "kernel")
