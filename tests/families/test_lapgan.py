@@ -285,7 +285,13 @@ def test_the_script_measures_a_row(variant, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GANUTILS_CACHE", str(tmp_path))
     monkeypatch.setenv("GANUTILS_PRECISION", "float32")
     row, pictures = pyramid_quality.measure(
-        variant, seed=0, steps=2, source="digits", seconds=1000, count=100, judge={"steps": 3}
+        variant,
+        seed=0,
+        steps=2,
+        source="digits",
+        seconds=1000,
+        count=100,
+        judge={"features": 64, "steps": 3},
     )
     json.dumps(row)
     levels = {"dcgan": 1, "pyramid": 3}[variant]
