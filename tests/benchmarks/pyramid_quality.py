@@ -147,8 +147,8 @@ def measure(
         samples = sample_chain(generators, count, seed=seed + 1)
         for levels, side in ((1, 14), (2, 7)):
             drawn = redraw(generators[-levels:], images[:count], seed=seed + 1)
-            row[f"from_{side}"] = judge.frechet(drawn)
-            row[f"blurred_{side}"] = judge.frechet(blur(images[:count], levels))
+            row[f"from_{side}"] = judge.scores(drawn)["frechet"]
+            row[f"blurred_{side}"] = judge.scores(blur(images[:count], levels))["frechet"]
     shown = classifier.classify(judge.model, samples)
     scores = metrics.score_samples(judge.real, shown, held_out=judge.held_out[0])
     for name in ("frechet_distance", "precision", "recall"):
