@@ -6,9 +6,6 @@ import tempfile
 
 os.environ.setdefault("GANUTILS_PROFILE", "smoke")
 os.environ.setdefault("GANUTILS_OFFLINE", "1")
-# As `ganutils.runtime` asks, in tests that import TensorFlow before it, too: runs in two processes
-# are compared bit for bit.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def pytest_configure(config):

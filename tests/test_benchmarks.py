@@ -548,6 +548,8 @@ def test_the_judge_has_not_seen_what_it_compares_with(judge):
     )
     noise = np.random.default_rng(0).uniform(-1, 1, (300, 28, 28, 1)).astype(np.float32)
     assert judge.scores(noise)["frechet"] > 3 * judge.floors()[0] > 0
+    too_many = course.make_judge("digits", count=10_000, **QUICK)
+    np.testing.assert_array_equal(too_many.held_out[0][0], features)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/class_control.py --seeds 0,1,2
 
-Each way trains the course's DCGAN for --steps steps of 64 images on the training set and draws
+Each way trains the plain DCGAN for --steps steps of 64 images on the training set and draws
 20,000 digits, 2,000 of each class, from the averaged generator. Measured are
 
 - obedience: label accuracy, the share of them that a classifier of real images reads as asked, also

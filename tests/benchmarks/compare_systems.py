@@ -6,7 +6,7 @@ trains every system with every seed for that long on MNIST, one after the other,
 of its own (`time_to_quality.py`), scores 10,000 samples of each, and stores the rows as JSON with
 the floor (the scores of real training images) beside them, and the first 24 samples of seed 0,
 unselected, as `.npz` of the same name (uint8, 24 x 28 x 28 a system). Let nothing else run
-meanwhile. --systems compares others of `systems.ALL`, such as the course's DCGAN under two losses:
+meanwhile. --systems compares others of `systems.ALL`, such as the plain DCGAN under two losses:
 
     python tests/benchmarks/compare_systems.py --systems loss-nonsat,loss-hinge --seconds 45 \\
         --out notebooks/assets/results/compare_losses.json
@@ -99,11 +99,9 @@ def train(system, seed, settings, work):
     saves.mkdir(parents=True, exist_ok=True)
     outputs = saves / "samples.npy", saves / "record.json"
     command = [sys.executable, str(TRAINER), f"--system={system}", f"--seed={seed}", "--points=0"]
-    command += [f"--{name}={settings[name]}" for name in ("data", "count")]
-    if "steps" in settings:
-        command += [f"--steps={settings['steps']}", f"--saves={saves}"]
-    else:
-        command += [f"--seconds={settings['seconds']}"]
+    given = [name for name in ("seconds", "steps", "data", "count") if name in settings]
+    command += [f"--{name}={settings[name]}" for name in given]
+    command += [f"--saves={saves}"] if "steps" in settings else []
     command += [f"--samples={outputs[0]}", f"--curve={outputs[1]}"]
     run_child(command)
     samples, found = np.load(outputs[0]), json.loads(outputs[1].read_text())
@@ -151,8 +149,8 @@ def main(arguments=None, **classifier_settings):
     record.add_places(parser, "compare_systems")
     options = parser.parse_args(arguments)
 
-    length = {"steps": options.steps} if options.steps else {"seconds": options.seconds}
-    settings = {**length, "data": options.data, "count": options.count}
+    settings = {"steps": options.steps} if options.steps else {"seconds": options.seconds}
+    settings |= {"data": options.data, "count": options.count}
     settings["code"] = record.code_hash(__file__, TRAINER)
 
     @cache

@@ -131,6 +131,8 @@ EYE = {"features": 256, "steps": 4000}  # finer than the notebooks' own, which i
 def make_judge(source, *, count=COUNT, **settings):
     """Train or load a classifier of half the training images, or less; show it others and the test.
 
+    Where there are too few images for a block of `count`, a block is two thirds of them.
+
     Args:
         source: as for `data.load_images`.
         count: samples that will be scored, and images in a block.
@@ -138,6 +140,7 @@ def make_judge(source, *, count=COUNT, **settings):
     """
     images, labels, _ = data.load_images(source)
     test_images, _, _ = data.load_images(source, split="test")
+    count = min(count, 2 * len(images) // 3)
     learned = min(len(images) // 2, len(images) - count)
     model = classifier.digit_classifier(images[:learned], labels[:learned], **(EYE | settings))
     blocks = [images[i : i + count] for i in range(learned, len(images) - count + 1, count)]

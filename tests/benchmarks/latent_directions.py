@@ -1,4 +1,4 @@
-"""What does the latent space of the course's DCGAN hold? Norms, directions, arithmetic, over seeds.
+"""What does the latent space of the plain DCGAN hold? Norms, directions, arithmetic, over seeds.
 
     python tests/benchmarks/latent_directions.py
 
@@ -33,7 +33,7 @@ SHOWN = (0, 2, 3, 4, 5, 7)  # digits whose walks are kept as pictures
 
 
 def train_generator(images, *, seed, steps):
-    """The averaged generator, in float32, of a run of the course's DCGAN."""
+    """The averaged generator, in float32, of a run of the plain DCGAN."""
     keras.utils.set_random_seed(seed)
     discriminator = networks.dcgan_discriminator(images.shape[1:])
     run = course.averaged_run(discriminator, networks.dcgan_generator(LATENT_DIM, images.shape[1:]))

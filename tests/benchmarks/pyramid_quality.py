@@ -2,7 +2,7 @@
 
     python tests/benchmarks/pyramid_quality.py --seeds 0,1,2
 
-trains on MNIST, for each seed, the course's DCGAN for SECONDS, and a pyramid of three GANs for as
+trains on MNIST, for each seed, the plain DCGAN for SECONDS, and a pyramid of three GANs for as
 long in sum: 7x7 images, then the residuals that lead to 14x14 and to 28x28. Each level trains by
 itself, on real coarse images. Both have averaged generators, batches of 64 and
 `runtime.fast_precision`.

@@ -130,20 +130,18 @@ def measure(
     def draw():
         return systems.sample(run, design, count, seed=seed)
 
-    def score():
-        return judge.scores(draw())
-
+    score = (lambda: judge.scores(draw())) if judge else None
     end = seconds or end_step
     marks = np.geomspace(end, end / 60, max(points, 1))[::-1]
     if seconds:
-        curve = Curve(score if judge else None, floors[0])
+        curve = Curve(score, floors[0])
         found["seconds"] = course.train_for(
             run, train_step, batches, marks.tolist(), curve.add, per_call=design.per_call
         )
     else:
         marks = {min(max(round(mark / EVERY), 1) * EVERY, end) for mark in marks} | {end}
         saves.mkdir(parents=True, exist_ok=True)
-        curve = Curve(score if judge else None, floors[0], marks=marks, path=saves / "curve.json")
+        curve = Curve(score, floors[0], marks=marks, path=saves / "curve.json")
         pace = {"steps": end, "every": EVERY, "per_call": design.per_call, "keep": 2}
         try:
             checkpoints.resume_and_train(run, saves, train_step, batches, callbacks=[curve], **pace)

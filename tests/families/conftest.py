@@ -1,3 +1,6 @@
+from ganutils import runtime  # noqa: F401  first: it sets TensorFlow up before it is imported
+
+# isort: split
 import keras
 import pytest
 
