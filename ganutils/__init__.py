@@ -21,6 +21,7 @@ Shared by all notebooks:
 Families, which use these rooms and never each other:
 - families.conditional: conditional GAN, projection discriminator, auxiliary classifier (AC-GAN)
 - families.infogan: InfoGAN
+- families.invariance: what moving an image leaves alone: consistency, information (IMSAT)
 - families.bigan: BiGAN (ALI), its encoder loss; a plain autoencoder; inversion
 - families.aae: adversarial autoencoder (AAE), clusters without labels
 - families.lapgan: LAPGAN, a GAN for each level of a Laplacian pyramid

@@ -162,16 +162,17 @@ def _as_curve(values, name):
     return values.astype(float)
 
 
-def draw_history(loss_axes, output_axes, history):
+def draw_history(loss_axes, output_axes, history, *, lines=LOSS_LINES):
     """Draw a GAN's history: losses, with their values where D cannot tell, and D's mean outputs.
 
     Args:
         loss_axes: matplotlib axes for d_loss and g_loss.
         output_axes: matplotlib axes for d_real and d_fake, the mean D(x) and D(G(z)).
         history: dict from name to list with one float for each step.
+        lines: as for `draw_curves`; those of the non-saturating losses, [(2, "2")] of the hinge.
     """
     window = max(1, validation.as_array(history.get("d_loss", ()), "d_loss").size // 200)
-    draw_curves(loss_axes, history, ("d_loss", "g_loss"), lines=LOSS_LINES, window=window)
+    draw_curves(loss_axes, history, ("d_loss", "g_loss"), lines=lines, window=window)
     loss_axes.set_title("losses")
     draw_curves(output_axes, history, ("d_real", "d_fake"), lines=[(0.5, "1/2")], window=window)
     output_axes.set(ylim=(0, 1), title="D(real) and D(fake)")
@@ -187,11 +188,12 @@ class LiveView:
         sample: function of no argument -> images (count, height, width, 1 or 3) in [-1, 1].
         title: what the images are, in a few words.
         columns: images in a row of the grid.
+        lines: as for `draw_history`.
     """
 
-    def __init__(self, sample, *, title="samples, fixed latents", columns=None):
+    def __init__(self, sample, *, title="samples, fixed latents", columns=None, lines=LOSS_LINES):
         self.metadata = _described(f"Images ({title}), the losses and the mean outputs of D so far")
-        self.sample, self.title, self.columns = sample, title, columns
+        self.sample, self.title, self.columns, self.lines = sample, title, columns, lines
         self.handle = self.cell = None
 
     def __call__(self, progress):
@@ -205,7 +207,7 @@ class LiveView:
             1, 3, figsize=(11, 3.6), layout="constrained", width_ratios=(1, 1.2, 1.2)
         )
         draw_images(axes[0], images, columns=self.columns, title=self.title)
-        draw_history(axes[1], axes[2], progress.history)
+        draw_history(axes[1], axes[2], progress.history, lines=self.lines)
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         done = progress.step == progress.steps
         left = "done" if done else f"about {minutes} min {seconds:02d} s left"

@@ -172,20 +172,20 @@ def lazily(term, *, every):
     """Compute a costly term of a loss in every so many steps only, so much heavier there.
 
     Args:
-        term: function (real, fake, step) -> scalar, as `steps.make_gan_play` takes it.
+        term: function (..., step) -> scalar, as `steps.make_gan_play` or `steps.with_terms` takes.
         every: integer >= 1; at step 0, every, 2 every, ... the result is every * term, else 0.
 
     Returns:
-        Function (real, fake, step) -> scalar, of the same mean over the steps.
+        Function as term, of the same mean over the steps.
 
     Karras et al. 2020, arXiv 1912.04958, section 3.1.
     """
     if every < 1:
         raise ValueError(f"{every=} must be at least 1.")
 
-    def lazy_term(real, fake, step):
-        due = tf.equal(tf.cast(step, tf.int64) % every, 0)
-        return tf.cond(due, lambda: every * term(real, fake, step), lambda: tf.zeros(()))
+    def lazy_term(*arguments):
+        due = tf.equal(tf.cast(arguments[-1], tf.int64) % every, 0)  # the last one is the step
+        return tf.cond(due, lambda: every * term(*arguments), lambda: tf.zeros(()))
 
     return lazy_term
 

@@ -125,6 +125,27 @@ def make_gan_play(discriminator, generator, *, objective, latent_dim, seed, d_te
     return play
 
 
+def with_terms(play, *, d_terms=(), g_terms=()):
+    """Make a game in which the players of `play` minimize further terms, such as penalties.
+
+    Args:
+        play: as `make_step` takes it.
+        d_terms, g_terms: functions (real, step) -> scalar, added to D's total and to G's; real is
+            the batch as the play gets it.
+
+    Returns:
+        Function as `play`, of the same report.
+    """
+
+    def fuller_play(real, step):
+        d_total, g_total, values = play(real, step)
+        d_total = sum([term(real, step) for term in d_terms], d_total)
+        g_total = sum([term(real, step) for term in g_terms], g_total)
+        return d_total, g_total, values
+
+    return fuller_play
+
+
 def part_of(batch, i, parts):
     """Part i of a batch, a tensor or a tuple of tensors, cut into so many equal parts."""
     return tf.nest.map_structure(lambda rows: tf.split(rows, parts)[i], batch)

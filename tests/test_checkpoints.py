@@ -13,7 +13,7 @@ import tensorflow as tf
 from helpers import adam, dropout_pair, fill, frozen, momentum, pair, save, saved_steps
 
 from ganutils import checkpoints, layers, losses, networks, training
-from ganutils.families import aae, bigan, conditional, infogan, lapgan
+from ganutils.families import aae, bigan, conditional, lapgan
 
 
 def run_of(make_networks=dropout_pair, *, average=False, make_optimizer=momentum, number=99):
@@ -407,7 +407,7 @@ def test_saved_models_are_loaded_in_another_program_that_imports_the_layers_alon
     models = {
         "dcgan": networks.dcgan_generator(3, shape, widths=(4, 4, 3)),
         "laplacian": lapgan.lapgan_generator(shape, widths=(4, 4, 4)),
-        "infogan": infogan.infogan_discriminator(small, width=4, classes=3, continuous=2),
+        "heads": networks.with_heads(small, 1, 3, 2),
         "bigan": bigan.joint_discriminator(small, 3, units=4),
         "encoder": aae.clustering_encoder(small, 2, 3),
         "conditional": conditional.joined_discriminator(two, 3),

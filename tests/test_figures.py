@@ -246,11 +246,14 @@ def test_what_is_no_curve_is_refused(axes, history, names, lines, words):
 HISTORY = {"d_loss": [1.4, 1.3], "g_loss": [0.7, 0.8], "d_real": [0.5, 0.6], "d_fake": [0.5, 0.4]}
 
 
-def test_draw_history_draws_losses_and_outputs_with_their_theory(axes):
+@pytest.mark.parametrize(
+    ("theory", "heights"), [({}, [2 * math.log(2), math.log(2)]), ({"lines": [(2, "2")]}, [2])]
+)
+def test_draw_history_draws_losses_and_outputs_with_their_theory(axes, theory, heights):
     losses, outputs = axes, axes.twinx()
-    figures.draw_history(losses, outputs, HISTORY)
+    figures.draw_history(losses, outputs, HISTORY, **theory)
     for axes, names, heights in [
-        (losses, ["d_loss", "g_loss"], [2 * math.log(2), math.log(2)]),
+        (losses, ["d_loss", "g_loss"], heights),
         (outputs, ["d_real", "d_fake"], [0.5]),
     ]:
         assert [line.get_label() for line in axes.lines[:2]] == names
@@ -302,7 +305,7 @@ def test_outside_a_notebook_the_live_view_draws_nothing(monkeypatch, shell):
 
 def test_the_live_view_shows_samples_curves_and_the_time_left(page):
     images = np.zeros((4, 3, 3, 1), np.float32)
-    view = figures.LiveView(lambda: images, columns=4)
+    view = figures.LiveView(lambda: images, columns=4, lines=[(7, "seven")])
     for step, seconds in [(1000, 125.4), (2000, 59.6), (3000, 0.0)]:
         view(Progress(step, 3000, HISTORY, seconds))
         assert plt.get_fignums() == []  # closed, or the cell would show it again
@@ -313,6 +316,7 @@ def test_the_live_view_shows_samples_curves_and_the_time_left(page):
     ]
     grid, losses, outputs = page.shown[0][1].axes
     assert grid.images[0].get_array().shape == (3, 15)
+    assert [text.get_text() for text in losses.texts] == [" seven"]
     assert losses.lines[0].get_label() == "d_loss" and outputs.lines[1].get_label() == "d_fake"
     view(Progress(3000, 3000, HISTORY, 0.0))  # the next run, or this cell once more
     view(Progress(1000, 9000, HISTORY, 60.0))

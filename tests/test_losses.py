@@ -286,18 +286,19 @@ def test_the_weights_gradient_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("every", (1, 3))
 @pytest.mark.parametrize("compiled", (False, True))
-def test_a_lazy_term_is_computed_in_every_so_many_steps_with_the_same_sum(every, compiled):
+@pytest.mark.parametrize("batches", [(tf.ones(2),), (tf.ones(2), tf.zeros(2))])
+def test_a_lazy_term_is_computed_in_every_so_many_steps_with_the_same_sum(every, compiled, batches):
     asked, weight = tf.Variable(0), tf.Variable(2.0)
 
-    def term(real, fake, step):
+    def term(*batches_and_step):
         asked.assign_add(1)
-        return weight**2 * tf.reduce_sum(real + fake)
+        return weight**2 * tf.reduce_sum(sum(batches_and_step[:-1]))
 
     lazy = losses.lazily(term, every=every)
 
     def slope_at(step):
         with tf.GradientTape() as tape:
-            value = lazy(tf.ones(2), tf.zeros(2), step)
+            value = lazy(*batches, step)
         return value, tape.gradient(value, weight, unconnected_gradients="zero")
 
     slope_at = tf.function(slope_at) if compiled else slope_at

@@ -31,7 +31,8 @@ ROOMS = {
     "families.aae": {"latents", "layers", "networks"},
     "families.bigan": {"latents", "losses", "networks"},
     "families.conditional": {"latents", "networks"},
-    "families.infogan": {"latents", "networks"},
+    "families.infogan": {"latents"},
+    "families.invariance": {"latents"},
     "families.lapgan": {"latents", "networks", "validation"},
     "families.latent_directions": {"latents", "stroke_attributes"},
 }

@@ -338,6 +338,19 @@ def test_terms_add_to_the_gradient_of_their_own_player_alone(name, eager):
         assert_close(moved, [-rate * factor * g for g in gradients], rtol=1e-4, atol=1e-5)
 
 
+def test_terms_are_added_to_the_totals_of_any_game_and_not_to_its_report():
+    def play(real, step):
+        return real[0], real[1], {"d_loss": real[0]}
+
+    def term(real, step):
+        return 10 * real[1] + step
+
+    real = (2.0, 3.0)
+    assert steps.with_terms(play)(real, 7) == (2, 3, {"d_loss": 2})
+    assert steps.with_terms(play, d_terms=[term, term])(real, 7) == (2 + 2 * 37, 3, {"d_loss": 2})
+    assert steps.with_terms(play, g_terms=[term])(real, 7) == (2, 3 + 37, {"d_loss": 2})
+
+
 @pytest.mark.parametrize("name", ["plain", "penalty", "matching"])
 def test_an_update_touches_only_its_own_network(name, eager):
     """To the bit where its rate is 0; and every kernel moves where it is not. Two updates of D."""

@@ -6,12 +6,9 @@ one-hot, and continuous values in [-1, 1]. Q is a pair of heads on the discrimin
 
 import math
 
-import keras
 import tensorflow as tf
-from keras import layers, ops
 
 from ganutils.latents import join_classes, sample_classes, sample_latents, stream
-from ganutils.networks import bn_relu, with_heads
 
 
 def sample_codes(count, classes, continuous, *, seed, step):
@@ -61,35 +58,15 @@ def continuous_bound(means, values, *, sigma):
     return tf.reduce_mean(tf.reduce_sum(log_q + math.log(2), axis=1))
 
 
-def start_deep(x, *, width):
-    """Two more dense layers at a generator's start: what z does may depend on the code.
-
-    For `networks.dcgan_generator(after_dense=partial(start_deep, width=...))`; keeps the shape.
-    """
-    hidden = bn_relu(layers.Dense(width, use_bias=False)(x))
-    return bn_relu(layers.Dense(x.shape[-1], use_bias=False)(hidden))
-
-
-def infogan_discriminator(discriminator, *, width, classes, continuous):
-    """D and Q in one model: a discriminator's layers but the last, a hidden one, three heads.
-
-    From images to [logits (batch, 1), category logits (batch, classes), means of the values (batch,
-    continuous)].
-
-    Chen et al. 2016, arXiv 1606.03657, appendix C.1.
-    """
-    hidden = ops.leaky_relu(layers.Dense(width)(discriminator.layers[-1].input))
-    deeper = keras.Model(discriminator.input, layers.Dense(1)(hidden))
-    return with_heads(deeper, 1, classes, continuous)
-
-
 def make_infogan_play(
     discriminator, generator, *, objective, latent_dim, sigma, seed, weights=(1.0, 0.1), g_share=1.0
 ):
     """Make InfoGAN's game, as `steps.make_step` takes it: both players raise the bounds, too.
 
     Args:
-        discriminator: as `infogan_discriminator` makes it.
+        discriminator: D and Q in one model, from images to [logits (batch, 1), category logits
+            (batch, classes), means of the values (batch, continuous)], as `networks.with_heads`
+            makes it (appendix C.1).
         generator: model from (batch, latent_dim + classes + continuous) to images.
         objective: pair of losses, such as `losses.non_saturating`.
         sigma: standard deviation of Q's answer about a continuous code, > 0.

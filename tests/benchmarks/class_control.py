@@ -1,13 +1,14 @@
-"""Does G draw the digit it is asked for? Three ways to give D the label, over seeds.
+"""Does G draw the digit it is asked for? Ways to give D the label, over seeds.
 
     python tests/benchmarks/class_control.py --seeds 0,1,2
 
-Each way trains the plain DCGAN for --steps steps of 64 images on the training set and draws
+Each way trains the course's DCGAN for --steps steps of 64 images on the training set and draws
 20,000 digits, 2,000 of each class, from the averaged generator. Measured are
 
 - obedience: label accuracy, the share of them that a classifier of real images reads as asked, also
   by class;
 - distances: within each class, the Fréchet distance of 1,000 of them to the real test images;
+- class_divergence: of the shares of the classes read, from those of the test set;
 - student: GAN-train (Shmelkov et al. 2018, arXiv 1807.09499), the accuracy on the real test set of
   a classifier that was trained on them alone.
 
@@ -29,13 +30,14 @@ import record  # first: it imports TensorFlow without its start-up messages
 import course
 import keras
 import numpy as np
+from keras import layers, ops
 
-from ganutils import classifier, data, losses, networks, runtime
+from ganutils import classifier, data, losses, metrics, networks, runtime, steps
 from ganutils.families import conditional
-from ganutils.metrics import intra_class_frechet, label_accuracy
 from ganutils.training import train
 
-CLASSES, LATENT_DIM, BATCH = 10, 64, 64
+CLASSES, LATENT_DIM, BATCH = 10, 32, 64
+FAINT = 0.029  # deviation of the planes that Keras starts with; those of the package have 1
 SAMPLE_SEED = 1000  # added to a run's seed
 
 
@@ -60,26 +62,55 @@ class Way(NamedTuple):
 
 
 def join(shape):
-    network = networks.dcgan_discriminator((*shape[:2], shape[2] + 1))
+    network = networks.dcgan_discriminator((*shape[:2], shape[2] + 1), **course.TRUNK)
     return conditional.joined_discriminator(network, CLASSES)
 
 
+def join_faintly(shape):
+    """The same, its planes much fainter than an image at the start."""
+    discriminator = join(shape)
+    (planes,) = [x for x in discriminator.layers if isinstance(x, layers.Embedding)]
+    planes.embeddings.assign(FAINT * planes.embeddings)
+    return discriminator
+
+
+def join_everywhere(shape):
+    """Ten constant planes, one-hot, beside the image and the first map, and ten numbers at last.
+
+    The layers of `networks.dcgan_discriminator`.
+    """
+    image, label = keras.Input(shape), keras.Input((), dtype="int32")
+    asked = layers.CategoryEncoding(CLASSES, output_mode="one_hot")(ops.expand_dims(label, 1))
+    init, x = {"kernel_initializer": networks.normal_init}, image
+    for filters in (32, 64):
+        plane = ops.ones_like(x[..., :1]) * ops.reshape(asked, (-1, 1, 1, CLASSES))
+        x = layers.Concatenate()([x, plane])
+        conv = layers.Conv2D(filters, 5, strides=2, padding="same", **init)
+        x = ops.leaky_relu(conv(x))
+    x = layers.Concatenate()([layers.Flatten()(x), asked])
+    x = ops.leaky_relu(layers.Dense(256, **init)(x))
+    return keras.Model([image, label], layers.Dense(1, dtype="float32", **init)(x))
+
+
 def project(shape):
-    return conditional.projection_discriminator(networks.dcgan_discriminator(shape), CLASSES)
+    network = networks.dcgan_discriminator(shape, **course.TRUNK)
+    return conditional.projection_discriminator(network, CLASSES)
 
 
 def classify(shape):
-    return networks.with_heads(networks.dcgan_discriminator(shape), 1, CLASSES)
+    return networks.with_heads(networks.dcgan_discriminator(shape, **course.TRUNK), 1, CLASSES)
 
 
 WAYS = {
+    "faint": Way("a faint plane", join_faintly),
     "joined": Way("label as a plane", join),
+    "everywhere": Way("one-hot planes", join_everywhere),
     "projection": Way("projection", project),
     "auxiliary": Way("auxiliary classifier", classify, conditional.ask_for_class),
 }
 
 
-def train_generator(way, images, labels, *, seed, steps):
+def train_generator(way, images, labels, *, seed, count):
     """Train one way from nothing; the averaged generator, in float32."""
     keras.utils.set_random_seed(seed)
     discriminator = way.build(images.shape[1:])
@@ -89,13 +120,19 @@ def train_generator(way, images, labels, *, seed, steps):
         discriminator,
         generator,
         ask=way.ask,
-        objective=losses.non_saturating,
+        objective=losses.hinge,
         classes=CLASSES,
         latent_dim=LATENT_DIM,
         seed=seed,
     )
+
+    def penalty(real, step):
+        pictures, asked = real
+        return losses.r1_penalty(lambda x, training: way.ask(discriminator, x, asked)[0], pictures)
+
+    play = steps.with_terms(play, d_terms=[losses.lazily(penalty, every=4)])
     batches = partial(data.batches, (images, labels), BATCH, seed=seed)
-    train(run, course.averaged_step(run, play), batches, steps=steps)
+    train(run, course.averaged_step(run, play), batches, steps=count)
     return run.average
 
 
@@ -126,33 +163,35 @@ def measure(variant, *, seed, steps, source, sizes=None):
         drawn = real_of_each_class(images, labels, sizes.drawn, seed)
     else:
         runtime.fast_precision()
-        generator = train_generator(WAYS[variant], images, labels, seed=seed, steps=steps)
+        generator = train_generator(WAYS[variant], images, labels, seed=seed, count=steps)
         draw = partial(conditional.draw_classes, generator, classes=CLASSES, latent_dim=LATENT_DIM)
         drawn = draw(asked, seed=seed + SAMPLE_SEED)
         # Each digit from the same ten latents.
         rows = [draw([digit] * 10, seed=seed + SAMPLE_SEED) for digit in range(CLASSES)]
         pictures["grid"] = record.as_bytes(np.concatenate(rows))
     trained = time.perf_counter()
-    features, probabilities = classifier.classify(judge, drawn)
+    features, read = classifier.classify(judge, drawn)
     part = np.arange(len(asked)) % sizes.drawn < sizes.compared  # the first ones of each class
-    distances = intra_class_frechet(
+    distances = metrics.intra_class_frechet(
         (test_features, test_labels), (features[part], asked[part]), classes=CLASSES
     )
+    probabilities, asked_for = read, asked
     if variant == "real":
         probabilities, asked_for = test_probabilities, test_labels
-    else:
-        asked_for = asked
     student = train_student(drawn, asked, steps=sizes.student_steps, seed=seed)
     by_class = [
-        label_accuracy(probabilities[asked_for == c], asked_for[asked_for == c])
+        metrics.label_accuracy(probabilities[asked_for == c], asked_for[asked_for == c])
         for c in range(CLASSES)
     ]
     row = {
-        "obedience": label_accuracy(probabilities, asked_for),
+        "obedience": metrics.label_accuracy(probabilities, asked_for),
         "by_class": by_class,
         "distance": float(distances.mean()),
         "distances": distances.tolist(),
-        "student": label_accuracy(classifier.classify(student, test)[1], test_labels),
+        "class_divergence": metrics.class_divergence(
+            *(metrics.class_shares(given) for given in (test_probabilities, read))
+        ),
+        "student": metrics.label_accuracy(classifier.classify(student, test)[1], test_labels),
         "training_seconds": trained - began,
     }
     return row, pictures

@@ -5,7 +5,6 @@ It imports no script.
 
 import contextlib
 import time
-from functools import partial
 from typing import NamedTuple
 
 import record  # noqa: F401  first: it imports TensorFlow without its start-up messages
@@ -18,14 +17,21 @@ from ganutils import classifier, data, metrics, runtime, steps, training
 COUNT = 10_000  # samples, as many as MNIST has test images
 NO_END = 10**9  # steps; the time ends a run before
 
-adam = partial(keras.optimizers.Adam, 1e-3, beta_1=0.5, beta_2=0.99)
+TRUNK = {"dense_widths": (256,)}  # of the course's discriminator; `networks.dcgan_discriminator`
 
 
-def averaged_run(discriminator, generator):
-    """A run with the course's optimizers, and the average of its generator in float32."""
-    average = runtime.in_float32(generator)
+def averaged_run(discriminator, generator, *, beta_1=0.0):
+    """A run with the course's optimizers, and the average of its generator in float32.
+
+    beta_1: 0 is the course's DCGAN's, 0.5 the plain one's.
+    """
+    optimizers = [keras.optimizers.Adam(1e-3, beta_1=beta_1, beta_2=0.99) for _ in range(2)]
     return training.Run(
-        discriminator, generator, d_optimizer=adam(), g_optimizer=adam(), average=average
+        discriminator,
+        generator,
+        d_optimizer=optimizers[0],
+        g_optimizer=optimizers[1],
+        average=runtime.in_float32(generator),
     )
 
 

@@ -36,7 +36,8 @@ def train_generator(images, *, seed, steps):
     """The averaged generator, in float32, of a run of the plain DCGAN."""
     keras.utils.set_random_seed(seed)
     discriminator = networks.dcgan_discriminator(images.shape[1:])
-    run = course.averaged_run(discriminator, networks.dcgan_generator(LATENT_DIM, images.shape[1:]))
+    generator = networks.dcgan_generator(LATENT_DIM, images.shape[1:])
+    run = course.averaged_run(discriminator, generator, beta_1=0.5)
     play = make_gan_play(
         discriminator,
         run.generator,

@@ -42,9 +42,10 @@ GAN = {"objective": losses.non_saturating, "latent_dim": LATENT_DIM}
 
 
 def make_dcgan(image_shape, *, seed):
-    """The course's DCGAN for images of any size that its defaults take; its run and its step."""
+    """The plain DCGAN for images of any size that its defaults take; its run and its step."""
     discriminator = networks.dcgan_discriminator(image_shape)
-    run = course.averaged_run(discriminator, networks.dcgan_generator(LATENT_DIM, image_shape))
+    generator = networks.dcgan_generator(LATENT_DIM, image_shape)
+    run = course.averaged_run(discriminator, generator, beta_1=0.5)
     play = make_gan_play(run.discriminator, run.generator, seed=seed, **GAN)
     return run, course.averaged_step(run, play)
 
@@ -53,7 +54,7 @@ def make_coarsest(image_shape, *, seed):
     """The GAN of the pyramid's coarse images: convolutions that enlarge nothing."""
     discriminator = networks.dcgan_discriminator(image_shape, widths=(32, 64), kernel_size=3)
     generator = networks.dcgan_generator(LATENT_DIM, image_shape, widths=(32, 32), scales=(1, 1))
-    run = course.averaged_run(discriminator, generator)
+    run = course.averaged_run(discriminator, generator, beta_1=0.5)
     play = make_gan_play(discriminator, generator, seed=seed, **GAN)
     return run, course.averaged_step(run, play)
 
@@ -62,7 +63,7 @@ def make_level(image_shape, *, seed):
     """The GAN of one level of the pyramid."""
     discriminator = lapgan.lapgan_discriminator(image_shape, kernel_size=3)
     generator = lapgan.lapgan_generator(image_shape, widths=WIDTHS[image_shape[0]])
-    run = course.averaged_run(discriminator, generator)
+    run = course.averaged_run(discriminator, generator, beta_1=0.5)
     play = lapgan.make_lapgan_play(
         discriminator, generator, objective=losses.non_saturating, seed=seed
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import code_error
 import keras
@@ -113,48 +114,13 @@ def test_a_deviation_that_is_not_above_0_is_refused():
         infogan.continuous_bound(tf.zeros((2, 1)), tf.zeros((2, 1)), sigma=0)
 
 
-# The networks.
-
-
-def scaled(values):
-    """Batch normalization at inference, never trained, then ReLU."""
-    return np.maximum(values / (1 + 1e-3) ** 0.5, 0)
-
-
-def test_a_deep_start_is_two_dense_layers_each_normalized_and_rectified():
-    point = keras.Input((6,))
-    model = keras.Model(point, infogan.start_deep(point, width=3))
-    kernels = [w.numpy() for w in model.trainable_weights if w.name == "kernel"]
-    assert [kernel.shape for kernel in kernels] == [(6, 3), (3, 6)]
-    assert not [w for w in model.weights if w.name == "bias"]
-    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
-    expected = scaled(scaled(x @ kernels[0]) @ kernels[1])
-    assert (expected > 0).any()
-    np.testing.assert_allclose(model(x, training=False), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_d_and_q_share_everything_but_their_last_layers():
-    plain = networks.mlp_discriminator(SHAPE, widths=(6,))
-    discriminator = infogan.infogan_discriminator(plain, width=5, **SIZES)
-    shared, hidden, *heads = [
-        layer for layer in discriminator.layers if isinstance(layer, keras.layers.Dense)
-    ]
-    assert shared is plain.layers[-2] and plain.layers[-1] not in discriminator.layers
-    assert [head.units for head in heads] == [1, CLASSES, CONTINUOUS]
-    features = hidden(keras.Model(plain.input, plain.layers[-1].input)(images()))
-    features = tf.where(features > 0, features, 0.2 * features)
-    for head, output in zip(heads, discriminator(images()), strict=True):
-        np.testing.assert_allclose(output, head(features), rtol=1e-5, atol=1e-6)
-
-
 # The game.
 
 
 def players():
     """A tiny discriminator with Q's heads, and a tiny generator."""
-    discriminator = infogan.infogan_discriminator(
-        networks.mlp_discriminator(SHAPE, widths=(6,)), width=5, **SIZES
-    )
+    network = networks.mlp_discriminator(SHAPE, widths=(6,))
+    discriminator = networks.with_heads(network, 1, CLASSES, CONTINUOUS)
     generator = networks.mlp_generator(LATENT_DIM + CLASSES + CONTINUOUS, SHAPE, widths=(5,))
     return discriminator, generator
 
@@ -204,14 +170,12 @@ def test_a_generator_that_does_not_fit_and_a_weight_below_0_are_refused():
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_a_short_run(monkeypatch):
-    for name, value in {"PARTS": 2, "FEW": 100, "SAMPLES": 200, "CHUNK": 100, "WIDTH": 64}.items():
+@pytest.mark.parametrize("variant", ["plain", "both"])
+def test_the_benchmark_measures_a_short_run(variant, monkeypatch):
+    for name, value in {"PARTS": 2, "FEW": 100, "SAMPLES": 200, "CHUNK": 100}.items():
         monkeypatch.setattr(code_error, name, value)
-    judge = code_error.classifier.digit_classifier
-    monkeypatch.setattr(
-        code_error.classifier, "digit_classifier", lambda *pair: judge(*pair, steps=20)
-    )
-    row, drawn = code_error.measure("plain", seed=1, steps=20, source="digits")
+    monkeypatch.setattr(code_error.course, "EYE", {"features": 8, "steps": 20})
+    row, drawn = code_error.measure(variant, seed=1, steps=20, source="digits")
     table, (_, labels, _) = np.array(row["table"]), data.load_images("digits", split="test")
     np.testing.assert_array_equal(table.sum(axis=1), np.bincount(labels))
     right = table[row["matched"], range(10)].sum()
@@ -219,4 +183,16 @@ def test_the_benchmark_measures_a_short_run(monkeypatch):
     assert [point["step"] for point in row["along"]] == [10, 20]
     assert len(row["bounds"]["category"]) == 20 and max(row["bounds"]["category"]) <= math.log(10)
     assert all(-1 <= value <= 1 for pair in row["effects"].values() for value in pair)
-    assert {key: value.shape for key, value in drawn.items()} == {"category": (100, 28, 28)}
+    assert row["frechet"] > max(row["floors"]) and 0 <= row["precision"] <= 1
+    rows = {"category": 100, "value_0": 90, "value_1": 90}
+    assert {key: value.shape for key, value in drawn.items()} == {
+        key: (count, 28, 28) for key, count in rows.items()
+    }
+
+
+def test_within_a_row_only_the_latents_differ():
+    def drawn(inputs, **_):  # pixels: a latent times 2, the category, a value
+        return np.stack([2 * inputs[:, 0], *np.transpose(inputs[:, -3:])], axis=1)
+
+    found = code_error.within_row(SimpleNamespace(predict=drawn), count=4000)
+    assert found == pytest.approx(4 / 4, rel=0.15)  # one of four pixels varies, with variance 4

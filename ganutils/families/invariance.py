@@ -1,0 +1,77 @@
+"""What stays when an image is moved a little? What it shows: a wish that sorts images unlabeled.
+
+A reader of images, such as InfoGAN's Q or an encoder, gives logits of categories. On real images it
+is to answer alike about an image and its moved twin, and to say much about which image it is.
+"""
+
+import keras
+import tensorflow as tf
+
+from ganutils.latents import stream
+
+
+def move(images, *, shift, slant, seed, step):
+    """Shift and slant each image a little, at random, by (seed, step) alone.
+
+    Args:
+        images: float (batch, height, width, channels) in [-1, 1]; what comes in from outside is -1.
+        shift: how far an image moves along each axis at most, in pixels.
+        slant: how far a row moves against the next one at most, in pixels; the middle one stays.
+    """
+    key, limits = stream(seed, step, "move"), [[shift], [shift], [slant]]
+    draws = tf.random.stateless_uniform((3, tf.shape(images)[0]), key, minval=-1.0, maxval=1.0)
+    right, down, lean = tf.unstack(draws * limits)
+    middle, one, zero = (images.shape[1] - 1) / 2, tf.ones_like(right), tf.zeros_like(right)
+    # Pixel (x, y) of the result is taken from (x + lean (y - middle) + right, y + down).
+    places = tf.stack([one, lean, right - lean * middle, zero, one, down, zero, zero], axis=1)
+    return keras.ops.image.affine_transform(
+        images, places, fill_value=-1.0, data_format="channels_last"
+    )
+
+
+def consistency_loss(logits, moved_logits):
+    """-E[sum_k p_k log q_k]: the moved twin's shares q are to be the image's p, held constant.
+
+    Of logits (batch, classes). log(classes) where both are undecided, 0 where both are sure of one.
+
+    Hu et al. 2017, arXiv 1702.08720, equation 4; for a GAN's discriminator, with squares of
+    logits: Zhang et al. 2020, arXiv 1910.12027.
+    """
+    shares = tf.stop_gradient(tf.nn.softmax(logits))
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(shares, moved_logits))
+
+
+def category_information(logits):
+    """H(E[p]) - E[H(p)] in nats: what the shares p, softmax of logits, tell about the image.
+
+    Of logits (batch, classes). 0 where all rows are alike, log(classes) where each is sure and all
+    categories are equally frequent.
+
+    Bridle et al. 1991, "Unsupervised classifiers, mutual information and phantom targets".
+    """
+    shares, mean = tf.nn.softmax(logits), tf.reduce_mean(tf.nn.softmax(logits), axis=0)
+    of_each = -tf.reduce_sum(shares * tf.nn.log_softmax(logits), axis=1)
+    return -tf.reduce_sum(tf.math.xlogy(mean, mean)) - tf.reduce_mean(of_each)
+
+
+def make_invariance_term(read, *, seed, weights=(1.0, 0.5), shift=2.0, slant=0.4):
+    """Make a term for `steps.with_terms`: real images are read alike when moved, and tell much.
+
+    Args:
+        read: function images -> logits of categories (batch, classes), in training mode.
+        weights: of `consistency_loss` and of `category_information`, >= 0.
+        shift, slant: as for `move`.
+
+    Returns:
+        Function (real, step) -> scalar, to be minimized.
+    """
+    if min(weights) < 0:
+        raise ValueError(f"{weights=} must not be below 0.")
+
+    def term(real, step):
+        logits = read(real)
+        moved_logits = read(move(real, shift=shift, slant=slant, seed=seed, step=step))
+        consistency = consistency_loss(logits, moved_logits)
+        return weights[0] * consistency - weights[1] * category_information(logits)
+
+    return term

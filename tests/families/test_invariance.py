@@ -1,0 +1,89 @@
+"""Moved images by hand, and what shares of categories are worth, against scipy and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.stats
+import tensorflow as tf
+from helpers import real_batch, step_at
+
+from ganutils.families import invariance
+from ganutils.latents import stream
+
+SHAPE = (9, 9, 1)
+
+
+def draws(limits, count, seed, step):
+    """What `move` draws for each image: to the right, down, and the lean."""
+    key = stream(seed, step, "move")
+    unit = tf.random.stateless_uniform((3, count), key, minval=-1.0, maxval=1.0).numpy()
+    return unit * np.reshape(limits, (3, 1))
+
+
+@pytest.mark.parametrize(("shift", "slant"), [(2.0, 0.0), (0.0, 0.4), (1.5, 0.3)])
+def test_an_image_is_moved_as_scipy_moves_it(shift, slant):
+    images = real_batch(shape=(4, *SHAPE))
+    moved = invariance.move(images, shift=shift, slant=slant, seed=3, step=step_at(5))
+    rows, columns = np.mgrid[:9, :9].astype(float)
+    right, down, lean = draws((shift, shift, slant), 4, 3, 5)
+    for k in range(4):
+        places = [rows + down[k], columns + lean[k] * (rows - 4) + right[k]]
+        expected = scipy.ndimage.map_coordinates(
+            images[k, ..., 0], places, order=1, mode="grid-constant", cval=-1.0
+        )
+        np.testing.assert_allclose(moved[k, ..., 0], expected, atol=1e-4)
+
+
+def test_an_image_moved_by_nothing_is_itself_and_another_step_moves_otherwise():
+    images = real_batch(shape=(4, *SHAPE))
+    still = invariance.move(images, shift=0.0, slant=0.0, seed=3, step=0)
+    np.testing.assert_allclose(still, images, atol=1e-6)
+    one, again, other = (
+        invariance.move(images, shift=2.0, slant=0.4, seed=3, step=step) for step in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_what_shares_tell_is_their_mutual_information():
+    logits = np.random.default_rng(0).normal(0, 2, (50, 4)).astype(np.float32)
+    joint = scipy.special.softmax(logits, axis=1) / 50  # of image and category
+    independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    expected = scipy.stats.entropy(joint.ravel(), independent.ravel())
+    assert float(invariance.category_information(logits)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sure_and_even_shares_tell_log_k_and_equal_ones_nothing():
+    sure = 1000.0 * tf.one_hot([0, 1, 2, 3, 3, 2, 1, 0], 4)
+    assert float(invariance.category_information(sure)) == pytest.approx(math.log(4), rel=1e-5)
+    alike = tf.tile([[1.0, -2.0, 1000.0, 0.0]], (8, 1))
+    assert float(invariance.category_information(alike)) == pytest.approx(0, abs=1e-6)
+
+
+def test_consistency_is_the_cross_entropy_and_moves_the_twin_alone():
+    logits, moved = (tf.Variable(x) for x in np.random.default_rng(1).normal(size=(2, 6, 3)))
+    with tf.GradientTape() as tape:
+        loss = invariance.consistency_loss(logits, moved)
+    shares, moved_shares = (scipy.special.softmax(x.numpy(), axis=1) for x in (logits, moved))
+    assert float(loss) == pytest.approx(-(shares * np.log(moved_shares)).sum(axis=1).mean())
+    held, slope = tape.gradient(loss, [logits, moved])
+    assert held is None
+    np.testing.assert_allclose(slope, (moved_shares - shares) / 6, rtol=1e-5, atol=1e-9)
+
+
+def test_the_term_is_the_weighted_sum_and_refuses_weights_below_0():
+    images, kernel = real_batch(shape=(4, *SHAPE)), np.random.default_rng(2).normal(size=(81, 3))
+
+    def read(x):
+        return tf.reshape(x, (-1, 81)) @ kernel.astype(np.float32)
+
+    settings = {"seed": 3, "shift": 1.0, "slant": 0.2}
+    term = invariance.make_invariance_term(read, weights=(2.0, 0.25), **settings)
+    moved = invariance.move(images, step=7, **settings)
+    expected = 2 * invariance.consistency_loss(read(images), read(moved))
+    expected -= 0.25 * invariance.category_information(read(images))
+    assert float(term(images, step_at(7))) == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(ValueError, match="weights"):
+        invariance.make_invariance_term(read, seed=3, weights=(1.0, -0.1))
