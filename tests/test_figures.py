@@ -247,13 +247,13 @@ HISTORY = {"d_loss": [1.4, 1.3], "g_loss": [0.7, 0.8], "d_real": [0.5, 0.6], "d_
 
 
 @pytest.mark.parametrize(
-    ("theory", "heights"), [({}, [2 * math.log(2), math.log(2)]), ({"lines": [(2, "2")]}, [2])]
+    ("theory", "values"), [({}, [2 * math.log(2), math.log(2)]), ({"lines": [(2, "2")]}, [2])]
 )
-def test_draw_history_draws_losses_and_outputs_with_their_theory(axes, theory, heights):
+def test_draw_history_draws_losses_and_outputs_with_their_theory(axes, theory, values):
     losses, outputs = axes, axes.twinx()
     figures.draw_history(losses, outputs, HISTORY, **theory)
     for axes, names, heights in [
-        (losses, ["d_loss", "g_loss"], heights),
+        (losses, ["d_loss", "g_loss"], values),
         (outputs, ["d_real", "d_fake"], [0.5]),
     ]:
         assert [line.get_label() for line in axes.lines[:2]] == names

@@ -10,20 +10,25 @@ import tensorflow as tf
 from ganutils.latents import stream
 
 
-def move(images, *, shift, slant, seed, step):
-    """Shift and slant each image a little, at random, by (seed, step) alone.
+def move(images, *, shift, warp, seed, step):
+    """Shift each image a little, turn, slant and stretch it, at random by (seed, step) alone.
+
+    Pixel p, counted from the middle, is taken from p + W p + s.
 
     Args:
         images: float (batch, height, width, channels) in [-1, 1]; what comes in from outside is -1.
-        shift: how far an image moves along each axis at most, in pixels.
-        slant: how far a row moves against the next one at most, in pixels; the middle one stays.
+        shift: pixels, the most that either number of s is.
+        warp: the most that each number of the matrix W is, ((width, slant), (tilt, height)): a
+            slant of 0.5 moves each row by half a pixel against the next one.
     """
-    key, limits = stream(seed, step, "move"), [[shift], [shift], [slant]]
-    draws = tf.random.stateless_uniform((3, tf.shape(images)[0]), key, minval=-1.0, maxval=1.0)
-    right, down, lean = tf.unstack(draws * limits)
-    middle, one, zero = (images.shape[1] - 1) / 2, tf.ones_like(right), tf.zeros_like(right)
-    # Pixel (x, y) of the result is taken from (x + lean (y - middle) + right, y + down).
-    places = tf.stack([one, lean, right - lean * middle, zero, one, down, zero, zero], axis=1)
+    limits = [*warp[0], shift, *warp[1], shift]
+    shape, key = (tf.shape(images)[0], len(limits)), stream(seed, step, "move")
+    draws = limits * tf.random.stateless_uniform(shape, key, minval=-1.0, maxval=1.0)
+    xx, xy, right, yx, yy, down = tf.unstack(draws, axis=1)
+    y, x = ((side - 1) / 2 for side in images.shape[1:3])  # the middle
+    of_x = [1 + xx, xy, right - xx * x - xy * y]
+    of_y = [yx, 1 + yy, down - yx * x - yy * y]
+    places = tf.stack([*of_x, *of_y, tf.zeros_like(xx), tf.zeros_like(xx)], axis=1)
     return keras.ops.image.affine_transform(
         images, places, fill_value=-1.0, data_format="channels_last"
     )
@@ -54,13 +59,15 @@ def category_information(logits):
     return -tf.reduce_sum(tf.math.xlogy(mean, mean)) - tf.reduce_mean(of_each)
 
 
-def make_invariance_term(read, *, seed, weights=(1.0, 0.5), shift=2.0, slant=0.4):
+def make_invariance_term(
+    read, *, seed, weights=(1.0, 0.5), shift=3.0, warp=((0.25, 0.6), (0.2, 0.25))
+):
     """Make a term for `steps.with_terms`: real images are read alike when moved, and tell much.
 
     Args:
         read: function images -> logits of categories (batch, classes), in training mode.
         weights: of `consistency_loss` and of `category_information`, >= 0.
-        shift, slant: as for `move`.
+        shift, warp: as for `move`.
 
     Returns:
         Function (real, step) -> scalar, to be minimized.
@@ -70,7 +77,7 @@ def make_invariance_term(read, *, seed, weights=(1.0, 0.5), shift=2.0, slant=0.4
 
     def term(real, step):
         logits = read(real)
-        moved_logits = read(move(real, shift=shift, slant=slant, seed=seed, step=step))
+        moved_logits = read(move(real, shift=shift, warp=warp, seed=seed, step=step))
         consistency = consistency_loss(logits, moved_logits)
         return weights[0] * consistency - weights[1] * category_information(logits)
 

@@ -198,4 +198,4 @@ def measure(variant, *, seed, steps, source, sizes=None):
 
 
 if __name__ == "__main__":
-    record.over_seeds(measure, [*WAYS, "real"], script=__file__, doc=__doc__, steps=2000)
+    record.over_seeds(measure, [*WAYS, "real"], script=__file__, doc=__doc__, steps=1500)

@@ -12,36 +12,38 @@ from helpers import real_batch, step_at
 from ganutils.families import invariance
 from ganutils.latents import stream
 
-SHAPE = (9, 9, 1)
+SHAPE = (9, 7, 1)
 
 
-def draws(limits, count, seed, step):
-    """What `move` draws for each image: to the right, down, and the lean."""
-    key = stream(seed, step, "move")
-    unit = tf.random.stateless_uniform((3, count), key, minval=-1.0, maxval=1.0).numpy()
-    return unit * np.reshape(limits, (3, 1))
+NONE, SOME = ((0.0, 0.0), (0.0, 0.0)), ((0.3, 0.5), (0.1, 0.2))
 
 
-@pytest.mark.parametrize(("shift", "slant"), [(2.0, 0.0), (0.0, 0.4), (1.5, 0.3)])
-def test_an_image_is_moved_as_scipy_moves_it(shift, slant):
+@pytest.mark.parametrize(("shift", "warp"), [(2.0, NONE), (0.0, SOME), (1.5, SOME)])
+def test_an_image_is_moved_as_scipy_moves_it(shift, warp):
     images = real_batch(shape=(4, *SHAPE))
-    moved = invariance.move(images, shift=shift, slant=slant, seed=3, step=step_at(5))
-    rows, columns = np.mgrid[:9, :9].astype(float)
-    right, down, lean = draws((shift, shift, slant), 4, 3, 5)
-    for k in range(4):
-        places = [rows + down[k], columns + lean[k] * (rows - 4) + right[k]]
+    moved = invariance.move(images, shift=shift, warp=warp, seed=3, step=step_at(5))
+    key = stream(3, 5, "move")
+    draws = tf.random.stateless_uniform((4, 6), key, minval=-1.0, maxval=1.0).numpy()
+    middle = np.array([(SHAPE[1] - 1) / 2, (SHAPE[0] - 1) / 2])
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    points = np.stack([columns.ravel(), rows.ravel()]) - middle[:, None]  # (x, y) by pixel
+    for image, found, draw in zip(
+        images[..., 0], moved[..., 0], draws.reshape(4, 2, 3), strict=True
+    ):
+        matrix = np.eye(2) + np.array(warp) * draw[:, :2]
+        x, y = matrix @ points + (middle + shift * draw[:, 2])[:, None]
         expected = scipy.ndimage.map_coordinates(
-            images[k, ..., 0], places, order=1, mode="grid-constant", cval=-1.0
+            image, [y, x], order=1, mode="grid-constant", cval=-1.0
         )
-        np.testing.assert_allclose(moved[k, ..., 0], expected, atol=1e-4)
+        np.testing.assert_allclose(found.numpy().ravel(), expected, atol=1e-4)
 
 
 def test_an_image_moved_by_nothing_is_itself_and_another_step_moves_otherwise():
     images = real_batch(shape=(4, *SHAPE))
-    still = invariance.move(images, shift=0.0, slant=0.0, seed=3, step=0)
+    still = invariance.move(images, shift=0.0, warp=NONE, seed=3, step=0)
     np.testing.assert_allclose(still, images, atol=1e-6)
     one, again, other = (
-        invariance.move(images, shift=2.0, slant=0.4, seed=3, step=step) for step in (1, 1, 2)
+        invariance.move(images, shift=2.0, warp=SOME, seed=3, step=step) for step in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 0.1
@@ -74,12 +76,12 @@ def test_consistency_is_the_cross_entropy_and_moves_the_twin_alone():
 
 
 def test_the_term_is_the_weighted_sum_and_refuses_weights_below_0():
-    images, kernel = real_batch(shape=(4, *SHAPE)), np.random.default_rng(2).normal(size=(81, 3))
+    images, kernel = real_batch(shape=(4, *SHAPE)), np.random.default_rng(2).normal(size=(63, 3))
 
     def read(x):
-        return tf.reshape(x, (-1, 81)) @ kernel.astype(np.float32)
+        return tf.reshape(x, (-1, 63)) @ kernel.astype(np.float32)
 
-    settings = {"seed": 3, "shift": 1.0, "slant": 0.2}
+    settings = {"seed": 3, "shift": 1.0, "warp": SOME}
     term = invariance.make_invariance_term(read, weights=(2.0, 0.25), **settings)
     moved = invariance.move(images, step=7, **settings)
     expected = 2 * invariance.consistency_loss(read(images), read(moved))
