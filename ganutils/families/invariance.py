@@ -1,7 +1,7 @@
-"""What stays when an image is moved a little? What it shows: a wish that sorts images unlabeled.
+"""What stays when an image is changed a little? What it shows: a wish that sorts images unlabeled.
 
 A reader of images, such as InfoGAN's Q or an encoder, gives logits of categories. On real images it
-is to answer alike about an image and its moved twin, and to say much about which image it is.
+is to answer alike about an image and its changed twins, and to say much about which image it is.
 """
 
 import keras
@@ -34,8 +34,8 @@ def move(images, *, shift, warp, seed, step):
     )
 
 
-def consistency_loss(logits, moved_logits):
-    """-E[sum_k p_k log q_k]: the moved twin's shares q are to be the image's p, held constant.
+def consistency_loss(logits, twin_logits):
+    """-E[sum_k p_k log q_k]: the shares q of a twin are to be the image's p, held constant.
 
     Of logits (batch, classes). log(classes) where both are undecided, 0 where both are sure of one.
 
@@ -43,7 +43,30 @@ def consistency_loss(logits, moved_logits):
     logits: Zhang et al. 2020, arXiv 1910.12027.
     """
     shares = tf.stop_gradient(tf.nn.softmax(logits))
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(shares, moved_logits))
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(shares, twin_logits))
+
+
+def confuse(read, images, logits, *, size, seed, step):
+    """Change each image so that it is read as differently as possible, by a given length.
+
+    The direction is the slope of `consistency_loss` at a first, random change of length 1.
+
+    Args:
+        read: function images -> logits of categories (batch, classes).
+        images, logits: float (batch, height, width, channels) and read(images).
+        size: Euclidean length of the change, over all pixels of an image.
+
+    Returns images as given; no gradient passes.
+
+    Miyato et al. 2018, arXiv 1704.03976, section 3.3: virtual adversarial training.
+    """
+    noise = tf.random.stateless_normal(tf.shape(images), stream(seed, step, "conf"))
+    first = tf.nn.l2_normalize(noise, axis=[1, 2, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(first)
+        cost = consistency_loss(logits, read(images + first))
+    slope = tape.gradient(cost, first)
+    return images + size * tf.stop_gradient(tf.nn.l2_normalize(slope, axis=[1, 2, 3]))
 
 
 def category_information(logits):
@@ -60,25 +83,29 @@ def category_information(logits):
 
 
 def make_invariance_term(
-    read, *, seed, weights=(1.0, 0.5), shift=3.0, warp=((0.25, 0.6), (0.2, 0.25))
+    read, *, seed, weights=(1.0, 0.5), shift=3.0, warp=((0.25, 0.6), (0.2, 0.25)), size=3.0
 ):
-    """Make a term for `steps.with_terms`: real images are read alike when moved, and tell much.
+    """Make a term for `steps.with_terms`: real images are read as their twins are, and tell much.
 
     Args:
         read: function images -> logits of categories (batch, classes), in training mode.
-        weights: of `consistency_loss` and of `category_information`, >= 0.
-        shift, warp: as for `move`.
+        weights: of `consistency_loss`, of two twins, and of `category_information`, >= 0.
+        shift, warp: as for `move`, which makes the first twin.
+        size: as for `confuse`, which makes the second.
 
     Returns:
         Function (real, step) -> scalar, to be minimized.
+
+    Hu et al. 2017, arXiv 1702.08720, sections 3 and 4.
     """
     if min(weights) < 0:
         raise ValueError(f"{weights=} must not be below 0.")
 
     def term(real, step):
         logits = read(real)
-        moved_logits = read(move(real, shift=shift, warp=warp, seed=seed, step=step))
-        consistency = consistency_loss(logits, moved_logits)
+        moved = move(real, shift=shift, warp=warp, seed=seed, step=step)
+        confused = confuse(read, real, logits, size=size, seed=seed, step=step)
+        consistency = sum(consistency_loss(logits, read(twin)) for twin in (moved, confused))
         return weights[0] * consistency - weights[1] * category_information(logits)
 
     return term

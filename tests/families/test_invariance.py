@@ -75,17 +75,44 @@ def test_consistency_is_the_cross_entropy_and_moves_the_twin_alone():
     np.testing.assert_allclose(slope, (moved_shares - shares) / 6, rtol=1e-5, atol=1e-9)
 
 
-def test_the_term_is_the_weighted_sum_and_refuses_weights_below_0():
-    images, kernel = real_batch(shape=(4, *SHAPE)), np.random.default_rng(2).normal(size=(63, 3))
+def linear_reader(seed):
+    kernel = np.random.default_rng(seed).normal(size=(63, 3)).astype(np.float32)
+    return kernel, lambda x: tf.reshape(x, (-1, 63)) @ kernel
+
+
+def test_an_image_is_changed_along_the_slope_of_its_reading_and_no_further():
+    images, (kernel, read) = real_batch(shape=(4, *SHAPE)), linear_reader(2)
+    twins = invariance.confuse(read, images, read(images), size=2.5, seed=3, step=step_at(7))
+    change = np.reshape(twins - images, (4, 63))
+    np.testing.assert_allclose(np.linalg.norm(change, axis=1), 2.5, rtol=1e-5)
+    noise = tf.random.stateless_normal((4, *SHAPE), stream(3, 7, "conf")).numpy().reshape(4, 63)
+    pixels = images.numpy().reshape(4, 63)
+    first = pixels + noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    shares, others = (scipy.special.softmax(x @ kernel, axis=1) for x in (pixels, first))
+    slope = (others - shares) @ kernel.T
+    expected = 2.5 * slope / np.linalg.norm(slope, axis=1, keepdims=True)
+    np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_is_learned_through_the_direction():
+    images, kernel = real_batch(shape=(4, *SHAPE)), tf.Variable(linear_reader(2)[0])
 
     def read(x):
-        return tf.reshape(x, (-1, 63)) @ kernel.astype(np.float32)
+        return tf.reshape(x, (-1, 63)) @ kernel
 
-    settings = {"seed": 3, "shift": 1.0, "warp": SOME}
-    term = invariance.make_invariance_term(read, weights=(2.0, 0.25), **settings)
-    moved = invariance.move(images, step=7, **settings)
-    expected = 2 * invariance.consistency_loss(read(images), read(moved))
-    expected -= 0.25 * invariance.category_information(read(images))
+    with tf.GradientTape() as tape:
+        twins = invariance.confuse(read, images, read(images), size=2.5, seed=3, step=step_at(7))
+    assert tape.gradient(twins, kernel) is None
+
+
+def test_the_term_is_the_weighted_sum_and_refuses_weights_below_0():
+    images, (_, read) = real_batch(shape=(4, *SHAPE)), linear_reader(2)
+    draw, how = {"seed": 3, "step": 7}, {"shift": 1.0, "warp": SOME}
+    term = invariance.make_invariance_term(read, weights=(2.0, 0.25), size=0.5, seed=3, **how)
+    moved = invariance.move(images, **how, **draw)
+    confused = invariance.confuse(read, images, read(images), size=0.5, **draw)
+    losses = [invariance.consistency_loss(read(images), read(twin)) for twin in (moved, confused)]
+    expected = 2 * sum(losses) - 0.25 * invariance.category_information(read(images))
     assert float(term(images, step_at(7))) == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(ValueError, match="weights"):
         invariance.make_invariance_term(read, seed=3, weights=(1.0, -0.1))
