@@ -85,7 +85,7 @@ def category_information(logits):
 def make_invariance_term(
     read, *, seed, weights=(1.0, 0.5), shift=3.0, warp=((0.25, 0.6), (0.2, 0.25)), size=3.0
 ):
-    """Make a term for `steps.with_terms`: real images are read as their twins are, and tell much.
+    """Make a term for `with_terms`: real images are read as their twins are, and tell much.
 
     Args:
         read: function images -> logits of categories (batch, classes), in training mode.

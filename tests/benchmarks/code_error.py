@@ -204,4 +204,4 @@ def measure(variant, *, seed, steps, source):
 
 
 if __name__ == "__main__":
-    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=4000)
+    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=2000)
