@@ -28,4 +28,18 @@ Families, which use these rooms and never each other:
 - families.latent_directions: truncation, attribute directions, principal directions (GANSpace)
 """
 
+import os
+import sys
+
 __version__ = "0.2.0"
+
+# Whatever room is imported first: Keras chooses its backend once, when somebody imports it.
+if "keras" in sys.modules:  # somebody was first, and Keras has chosen
+    backend = sys.modules["keras"].config.backend()
+else:
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # over keras.json
+if backend != "tensorflow":
+    raise ImportError(
+        f"KERAS_BACKEND (or keras.json) says {backend!r}, and this course is written for "
+        "TensorFlow: set KERAS_BACKEND=tensorflow, and start Python again."
+    )

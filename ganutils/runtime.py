@@ -43,15 +43,6 @@ def _held_back_stderr():
 
 if sys.stderr is None:  # closed when Python started: progress bars want a stream all the same
     sys.stderr = open(os.devnull, "w")
-if "keras" in sys.modules:  # somebody was first, and Keras has chosen
-    backend = sys.modules["keras"].config.backend()
-else:
-    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # over keras.json
-if backend != "tensorflow":
-    raise ImportError(
-        f"KERAS_BACKEND (or keras.json) says {backend!r}, and this course is written for "
-        "TensorFlow: set KERAS_BACKEND=tensorflow, and start Python again."
-    )
 if "tensorflow" in sys.modules:  # somebody was first: nothing to keep quiet, nothing left to set
     import tensorflow as tf
 else:

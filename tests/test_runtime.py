@@ -70,8 +70,9 @@ KERAS = """class config:
 """
 
 
-def test_another_backend_is_named_before_keras_is_imported():
-    code, _, errors = fresh_python("import ganutils.runtime", KERAS_BACKEND="jax")
+@pytest.mark.parametrize("room", ["runtime", "networks"])
+def test_another_backend_is_named_before_keras_is_imported(room):
+    code, _, errors = fresh_python(f"from ganutils import {room}", KERAS_BACKEND="jax")
     assert code == 1 and re.search("KERAS_BACKEND.*jax.*set KERAS_BACKEND=tensorflow", errors)
 
 
