@@ -46,7 +46,7 @@ def clustering_encoder(network, style_size, classes):
     its last layer. The classes' logits are normalized over the batch, so that none of the classes
     starts, or ends, as that of every image.
 
-    Makhzani et al. 2016, arXiv 1511.05644, section 6 and figure 6.
+    Makhzani et al. 2016, arXiv 1511.05644, section 6 and figure 8.
     """
     if classes < 2:
         raise ValueError(f"{classes=}: one cluster tells nothing; ask for 2 or more.")
