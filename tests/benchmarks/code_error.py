@@ -2,9 +2,9 @@
 
     python tests/benchmarks/code_error.py --seeds 0,1,2,3,4
 
-trains an InfoGAN for each variant and seed, without any label: with the paper's weight of the
-category; with a smaller one; with consistency of real images and their twins besides; and with what
-the category tells about real images, too. Measured are, after the best one-to-one
+trains an InfoGAN for each variant and seed, without any label: with the codes' full weight in the
+generator's loss; with a share of it; with consistency of real images and their twins besides; and
+with what the category tells about real images, too. Measured are, after the best one-to-one
 matching of codes and classes,
 
 - sample_error: of 10,000 samples, the share that the classifier reads as another class than the
@@ -43,18 +43,19 @@ SAMPLES, CHUNK = 10_000, 500
 
 
 class Variant(NamedTuple):
-    """bounds: weights of the two bounds, in both players' losses. wish: the weights of
-    `make_invariance_term`, or None."""
+    """bounds, g_share: weights of the two bounds, and how much of them G raises, as for
+    `make_infogan_play`. wish: the weights of `make_invariance_term`, or None."""
 
     bounds: tuple
+    g_share: float
     wish: tuple | None = None
 
 
 VARIANTS = {
-    "plain": Variant((1.0, 0.1)),
-    "weak": Variant((0.3, 0.1)),
-    "consistency": Variant((0.3, 0.1), (1.0, 0.0)),
-    "both": Variant((0.3, 0.1), (1.0, 0.5)),
+    "plain": Variant((1.0, 0.1), 1.0),
+    "share": Variant((1.0, 0.3), 0.3),
+    "consistency": Variant((1.0, 0.3), 0.3, (1.0, 0.0)),
+    "both": Variant((1.0, 0.3), 0.3, (1.0, 0.5)),
 }
 
 
@@ -88,6 +89,7 @@ def make_play(run, variant, *, seed):
         sigma=SIGMA,
         seed=seed,
         weights=variant.bounds,
+        g_share=variant.g_share,
     )
     return steps.with_terms(play, d_terms=terms)
 
