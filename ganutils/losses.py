@@ -34,7 +34,7 @@ def generator_loss(fake_logits):
 def saturating_generator_loss(fake_logits):
     """E[log(1 - D(G(z)))], the generator's part of the minimax game; -log 2 where D cannot tell.
 
-    Its gradient vanishes where D is sure of itself, which is where a generator starts.
+    Its gradient vanishes where D is sure of itself.
 
     Goodfellow et al. 2014, arXiv 1406.2661, equation 1.
     """
