@@ -99,6 +99,8 @@ def test_the_package_itself_is_a_map_and_imports_no_library():
     docstring, *rest = ast.parse((PACKAGE / "__init__.py").read_text()).body
     assert isinstance(docstring.value.value, str)
     assert {name for node in rest for name in names_imported(node)} == {"os", "sys"}
+    assigned = [node.targets[0].id for node in rest if isinstance(node, ast.Assign)]
+    assert assigned == ["__version__"]
     (docstring,) = ast.parse((PACKAGE / "families" / "__init__.py").read_text()).body
     assert isinstance(docstring.value.value, str)
 

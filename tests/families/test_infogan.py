@@ -17,7 +17,6 @@ from ganutils import data, latents, losses, networks
 from ganutils.families import infogan
 
 CLASSES, CONTINUOUS, LATENT_DIM, SHAPE, BATCH = 4, 2, 3, (8, 8, 1), 8
-SIZES = {"classes": CLASSES, "continuous": CONTINUOUS}
 
 
 def images():
