@@ -106,6 +106,30 @@ def precision_recall(real, fake, *, k=3):
     return share_inside(fake, real), share_inside(real, fake)
 
 
+def density_coverage(real, fake, *, neighbors=5):
+    """How deep among real ones the fakes lie, and the share of reals with a fake close by.
+
+    A ball about each real feature reaches to its neighbor of that number in the real set. Density
+    is the number of balls about a fake, a mean over fakes, divided by `neighbors`: it can be above
+    1. Coverage is the share of balls with a fake in them. Of equally many reals and fakes from one
+    distribution 1 is expected, and for the coverage about 1 - 2^-neighbors.
+
+    Naeem et al. 2020, arXiv 2002.09797, section 3 and lemma 2.
+    """
+    neighbors = validation.as_integer(neighbors, "neighbors", low=1, high=10**6)
+    real, fake = validation.as_feature_pair(real, fake, least=neighbors + 1)
+    search = NearestNeighbors(n_neighbors=neighbors, algorithm="brute").fit(real)
+    radii = search.kneighbors()[0][:, -1:]  # of each real one among the other ones
+    chunks = pairwise_distances_chunked(
+        real,
+        fake,
+        reduce_func=lambda d, start: (d <= radii[start : start + len(d)]).sum(axis=1),
+        working_memory=64,  # MiB
+    )
+    held = np.concatenate(list(chunks))  # fakes in each ball
+    return float(held.sum() / (neighbors * len(fake))), float((held > 0).mean())
+
+
 def class_shares(probabilities):
     """Share of the samples in each class, by the largest probability: float64 (classes,)."""
     probabilities = validation.as_probabilities(probabilities, "probabilities")

@@ -497,16 +497,17 @@ def test_slerp(start, end, fraction):
 # Metrics.
 
 FEATURES = uniform(st.tuples(st.sampled_from([6, 9, 30]), st.sampled_from([1, 2, 2, 2, 3])))
+NUMBER_OF = {"kernel_distance": "subsets", "precision_recall": "k", "density_coverage": "neighbors"}
 
 
 @door(
     real=mostly(FEATURES),
     fake=mostly(FEATURES),
-    metric=st.sampled_from(["frechet_distance", "kernel_distance", "precision_recall"]),
+    metric=st.sampled_from([*NUMBER_OF, "frechet_distance"]),
     number=numbers(2, 3, None),
 )
 def test_metrics_of_features(real, fake, metric, number):
-    keyword = {"kernel_distance": "subsets", "precision_recall": "k"}.get(metric)
+    keyword = NUMBER_OF.get(metric)
     number = {} if number is None or keyword is None else {keyword: number}
     found = knock(getattr(metrics, metric), real, fake, **number)
     assert np.isfinite(found).all() and floats(real) and floats(fake)
@@ -514,7 +515,9 @@ def test_metrics_of_features(real, fake, metric, number):
         assert isinstance(found, float) and found >= 0
     else:
         assert isinstance(found, tuple) and all(isinstance(value, float) for value in found)
-        assert metric == "kernel_distance" or (0 <= min(found) and max(found) <= 1)
+        shares = {"precision_recall": found, "density_coverage": found[1:]}.get(metric, ())
+        assert all(0 <= share <= 1 for share in shares)
+        assert metric != "density_coverage" or found[0] >= 0
 
 
 @door(

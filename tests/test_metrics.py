@@ -259,6 +259,90 @@ def test_precision_and_recall_refuse():
             metrics.precision_recall(real, fake, k=k)
 
 
+# Density and coverage.
+
+
+def density_coverage_by_loops(real, fake, neighbors):
+    radii = [sorted(math.dist(c, other) for other in real)[neighbors] for c in real]  # [0]: self
+    inside = [[math.dist(c, p) <= r for p in fake] for c, r in zip(real, radii, strict=True)]
+    return np.sum(inside) / neighbors / len(fake), np.any(inside, axis=1).mean()
+
+
+@pytest.mark.parametrize("neighbors", [1, 5, 9])
+def test_density_and_coverage_against_double_loops(neighbors):
+    found = metrics.density_coverage(REAL, FAKE, neighbors=neighbors)
+    assert found == pytest.approx(density_coverage_by_loops(REAL, FAKE, neighbors))
+    assert 0 < min(found) and found[1] < 1 and found[0] != found[1]
+    swapped = metrics.density_coverage(FAKE, REAL, neighbors=neighbors)
+    assert swapped == pytest.approx(density_coverage_by_loops(FAKE, REAL, neighbors))
+    assert all(type(value) is float for value in found)
+
+
+def test_density_and_coverage_of_points_on_a_line():
+    real = np.array([0.0, 1.0, 3.0, 4.5])[:, None]  # one neighbor: radii 1, 1, 1.5, 1.5
+    fake = np.array([0.5, 1.0, 3.5, 9.0])[:, None]  # in 2 balls, in 2 (a border), in 2, in none
+    assert metrics.density_coverage(real, fake, neighbors=1) == (6 / 4, 1)
+    far = np.array([4.0, 9.5])[:, None]  # in 2, in none; the balls about 0 and 1 stay empty
+    assert metrics.density_coverage(real, far, neighbors=1) == (2 / 2, 2 / 4)
+    fake = np.array([1.1, 2.0, 5.0, 9.0])[:, None]  # two neighbors: radii 3, 2, 2, 3.5
+    assert metrics.density_coverage(real, fake, neighbors=2) == ((4 + 4 + 2 + 0) / (2 * 4), 1)
+
+
+@pytest.mark.parametrize("neighbors", [1, 3, 5])
+def test_density_and_coverage_expect_1_and_lemma_2_of_one_distribution(neighbors):
+    # All points are alike, so any other one is equally likely to be the nearest: both are exact.
+    n, m = 60, 40
+    runs = [
+        metrics.density_coverage(*np.split(square, [n]), neighbors=neighbors)
+        for square in np.random.default_rng(25).uniform(size=(30, n + m, 2))
+    ]
+    means, errors = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1) / 30**0.5
+    # Missed: the nearest `neighbors` of the n - 1 + m others are real, all of them.
+    missed = math.prod((n - i) / (n + m - i) for i in range(1, neighbors + 1))
+    assert abs(means[0] - 1) < 4 * errors[0] < 0.2
+    assert abs(means[1] - (1 - missed)) < 4 * errors[1] < 0.1
+    # With equally many, and many, the lemma comes close to 1 - 2^-k.
+    missed = math.prod((10**4 - i) / (2 * 10**4 - i) for i in range(1, neighbors + 1))
+    assert missed == pytest.approx(2.0**-neighbors, rel=0.01)
+
+
+def test_one_far_real_point_stretches_recall_and_precision_not_density():
+    # A fake beside nothing, between a cloud and one outlier whose ball reaches the cloud.
+    cloud, outlier = normal(26, (100, 2)), np.array([[20.0, 0.0]])
+    real, fake = np.concatenate([cloud, outlier]), np.array([[10.0, y] for y in range(8)])
+    assert metrics.precision_recall(real, fake)[0] == 1
+    density, coverage = metrics.density_coverage(real, fake, neighbors=3)
+    assert (density, coverage) == (pytest.approx(1 / 3), pytest.approx(1 / 101))
+    # Repeating one sample is dense, and covers what is near it.
+    density, coverage = metrics.density_coverage(REAL, np.tile(REAL[:1], (50, 1)))
+    assert density > 0.2 and coverage == pytest.approx(density * 5 / 60)
+
+
+def test_density_and_coverage_in_several_chunks(monkeypatch):
+    found, counts = metrics.density_coverage(REAL, FAKE), []
+    whole = metrics.pairwise_distances_chunked
+
+    def in_parts(*arguments, working_memory, **keywords):
+        parts = list(whole(*arguments, working_memory=0.004, **keywords))
+        counts.append(len(parts))
+        return parts
+
+    monkeypatch.setattr(metrics, "pairwise_distances_chunked", in_parts)
+    assert metrics.density_coverage(REAL, FAKE) == found and min(counts) > 3
+
+
+def test_density_and_coverage_refuse():
+    for real, fake, neighbors, words in [
+        (REAL[:5], FAKE, 5, "real .* at least 6"),
+        (REAL, FAKE[:5], 5, "fake .* at least 6"),
+        (REAL, FAKE, 0, "neighbors must"),
+        (REAL, NAN, 5, "fake .*NaN"),
+        (REAL, FAKE[:, :2], 5, "4 dimensions.* fake .*2"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            metrics.density_coverage(real, fake, neighbors=neighbors)
+
+
 # Classes.
 
 
