@@ -11,8 +11,8 @@ Shared by all notebooks:
 - steps: the training step, one for all games; moving average of weights (EMA); several D updates
 - training, checkpoints: a run, its loop, and how it goes on after a crash
 - metrics: Fréchet distance (FID), kernel distance (KID), classifier score (Inception score),
-  precision and recall, mode coverage, support size, nearest neighbors, label accuracy,
-  intra-class Fréchet distance, cluster error
+  precision and recall, density and coverage, mode coverage, support size, nearest neighbors,
+  label accuracy, intra-class Fréchet distance, cluster error
 - classifier, stroke_attributes: the eye of these scores; slant and width of strokes
 - figures, runtime, validation: what is seen; precision and profiles; is this input fit?
 - _mnist, _image_files, _atomic, _page: how files are found, read, written whole, and exported
