@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import collapse_cure
 import compare_systems
 import course
 import keras
@@ -19,10 +20,12 @@ import mode_collapse
 import numpy as np
 import profile_step
 import pytest
+import stacked_mnist
 import step_time
 import systems
 import tensorflow as tf
 import time_to_quality
+import two_modes
 from helpers import eagerly, floats, frozen, numbers_of, variables_of
 from keras import layers
 
@@ -486,7 +489,7 @@ SCRIPTS = {
 
 
 def test_no_script_imports_another():
-    assert len(SCRIPTS) == 14
+    assert len(SCRIPTS) == 17
     for path in Path(record.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -790,6 +793,35 @@ def test_the_operations_of_a_forward_pass_are_those_that_tensorflow_counts(name)
         assert ours <= counted <= 1.05 * ours  # activations and biases are left out of ours
 
 
+# Two modes of batch normalization.
+
+
+def test_each_way_to_draw_uses_its_own_statistics():
+    run, train_step = systems.start(two_modes.VARIANTS["course"], seed=1)
+    fixed = latents.sample_latents(8, 32, seed=2, step=0)
+    draw = two_modes.make_draw(run, fixed)
+    train_step(tf.zeros((8, *systems.MNIST)), tf.constant(0, tf.int64))
+    before = run.generator.get_weights()
+    first, second = draw(), draw()
+    for way, images in first.items():  # nothing moves by drawing
+        np.testing.assert_array_equal(images, second[way])
+    assert not any(moved(before, run.generator.get_weights()))
+    alone = {way: two_modes.make_draw(run, fixed[:2])()[way] for way in first}
+    same = {way: np.allclose(images, first[way][:2], atol=1e-5) for way, images in alone.items()}
+    assert same == {"moving": True, "batch": False, "average": True}
+    assert not np.allclose(first["moving"], first["average"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_curves_of_brightness_and_their_swing(monkeypatch):
+    monkeypatch.setattr(two_modes, "SETTLED", 16)
+    row, _ = two_modes.measure("course", seed=1, steps=24, source="digits")
+    curves = row["brightness"]
+    assert curves["step"] == [8, 16, 24] and 0 < row["real"] < 1
+    for way, swing in row["swing"].items():
+        assert swing == pytest.approx(abs(curves[way][1] - curves[way][2]) / 2)
+
+
 # The toy worlds.
 
 
@@ -798,7 +830,14 @@ def made_up_rows():
     modes = {("plain GAN", "ring"): (3, 5), ("plain GAN", "grid"): (20, 20)}
     modes |= {("R1 penalty", "ring"): (8, 8), ("R1 penalty", "grid"): (25, 24)}
     return [
-        {"title": title, "world": world, "seed": seed, "modes": count, "high_quality": 0.97}
+        {
+            "title": title,
+            "world": world,
+            "schedule": "even",
+            "seed": seed,
+            "modes": count,
+            "high_quality": 0.97,
+        }
         for (title, world), counts in modes.items()
         for seed, count in enumerate(counts)
     ]
@@ -807,31 +846,126 @@ def made_up_rows():
 def test_the_table_of_modes_shows_mean_error_and_worst():
     lines = mode_collapse.table(made_up_rows()).splitlines()
     assert lines[1].split() == [
-        *("plain", "GAN", "4.0", "+-1.0", "3", "97.0", "+-", "0.0"),
+        *("plain", "GAN", "even", "4.0", "+-1.0", "3", "97.0", "+-", "0.0"),
         *("20.0", "+-0.0", "20", "97.0", "+-", "0.0"),
     ]
-    assert lines[2].split()[2:5] == ["8.0", "+-0.0", "8"]
-    assert lines[2].split()[8:11] == ["24.5", "+-0.5", "24"]
+    assert lines[2].split()[3:6] == ["8.0", "+-0.0", "8"]
+    assert lines[2].split()[9:12] == ["24.5", "+-0.5", "24"]
     assert mode_collapse.mean_and_error([7]) == (7, 0)
 
 
 @pytest.mark.slow
-def test_a_method_on_the_ring_gives_a_row_as_those_that_are_stored():
-    row = mode_collapse.make_row(("plain", "ring", 1, 50))
+def test_a_method_gives_rows_as_those_that_are_stored():
+    """A run does not depend on those before it, and moves either player as often as it says."""
     stored = json.loads(mode_collapse.SAVED.read_text())["rows"][0]
-    assert row.keys() == stored.keys() and len(row["modes_along"]) == mode_collapse.PARTS
-    assert row["modes"] == row["modes_along"][-1] and 0 <= row["high_quality"] <= 1
+    rows = mode_collapse.make_rows(("history", "ring", "five", [1, 2, 1], 50))
+    assert [row.keys() for row in rows] == [stored.keys()] * 3
+    for row in rows:
+        assert len(row["modes_along"]) == mode_collapse.PARTS
+        assert row["modes"] == row["modes_along"][-1] and 0 <= row["high_quality"] <= 1
+        assert (row["d_updates"], row["g_updates"]) == (50, 10)
+    for row in rows:
+        del row["seconds"]
+    assert rows[0] == rows[2] and rows[0]["reverse_kl"] != rows[1]["reverse_kl"]
 
 
-def test_saving_some_methods_keeps_the_rows_of_the_others(tmp_path, monkeypatch, capsys):
+def test_saving_some_rows_keeps_those_of_other_kinds(tmp_path, monkeypatch, capsys):
     saved = tmp_path / "results" / "mode_collapse.json"
     monkeypatch.setattr(mode_collapse, "SAVED", saved)
-    commands = [f"python tests/benchmarks/mode_collapse.py {word}" for word in "abc"]
-    rows = [{"method": name, "modes": 1} for name in ("r1", "plain")]
-    mode_collapse.save(rows, ["a"])
-    mode_collapse.save([{"method": "r1", "modes": 2}], ["b"])
-    stored = json.loads(saved.read_text())
-    assert [(row["method"], row["modes"]) for row in stored["rows"]] == [("plain", 1), ("r1", 2)]
-    assert stored["commands"] == commands[:2]
-    mode_collapse.save(rows, ["c"])  # nothing is left of the others
-    assert json.loads(saved.read_text())["commands"] == commands[2:]
+    today = mode_collapse.date.today().isoformat()
+    commands = [f"{today} python tests/benchmarks/mode_collapse.py {word}" for word in "abcd"]
+
+    def row(method, schedule, modes):
+        kind = {"method": method, "world": "grid", "schedule": schedule}
+        return kind | {"seed": 0, "modes": modes}
+
+    def stored():
+        found = json.loads(saved.read_text())
+        rows = [(row["method"], row["schedule"], row["modes"]) for row in found["rows"]]
+        return rows, found["commands"]
+
+    mode_collapse.save([row("r1", "even", 1), row("plain", "even", 2)], ["a"])
+    mode_collapse.save([row("r1", "five", 3)], ["b"])
+    rows = [("plain", "even", 2), ("r1", "even", 1), ("r1", "five", 3)]
+    assert stored() == (rows, commands[:2])
+    mode_collapse.save([row("r1", "even", 4)], ["c"])
+    assert stored() == ([rows[0], ("r1", "even", 4), rows[2]], commands[:3])
+    every = [row("r1", "even", 5), row("r1", "five", 5), row("plain", "even", 5)]
+    mode_collapse.save(every, ["d"])  # nothing is left of the others
+    assert stored()[1] == commands[3:]
+
+
+# A thousand modes.
+
+
+def test_three_digits_are_stacked_and_taken_apart():
+    images = np.arange(6 * 4, dtype=np.float32).reshape(6, 2, 2, 1)
+    examples = stacked_mnist.stack(tf.constant(images)).numpy()
+    assert examples.shape == (2, 2, 2, 3)
+    np.testing.assert_array_equal(examples[1, :, :, 0], images[3, :, :, 0])
+    np.testing.assert_array_equal(stacked_mnist.unstack(examples), images)
+
+
+def test_modes_of_stacks_are_named_by_their_digits(monkeypatch):
+    """A judge that reads an image's mean: two samples of mode 123, one of 777 that is not sure."""
+
+    def classify(judge, images):
+        read = images.mean(axis=(1, 2, 3)).round().astype(int)
+        sure = np.where(read == 7, 0.5, 0.95)[:, None]
+        probabilities = np.eye(10)[read] * sure + (1 - sure) / 10
+        return None, probabilities
+
+    monkeypatch.setattr(classifier, "classify", classify)
+    digits = np.float32([1, 2, 3, 1, 2, 3, 7, 7, 7]).reshape(-1, 1, 1, 1) * np.ones((1, 4, 4, 1))
+    found = stacked_mnist.scores(None, stacked_mnist.stack(tf.constant(digits)).numpy())
+    divergence = 2 / 3 * math.log(2000 / 3) + 1 / 3 * math.log(1000 / 3)
+    assert found == pytest.approx({"modes": 2, "divergence": divergence, "sure": 2 / 3}, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["real", *stacked_mnist.VARIANTS])
+def test_a_row_of_stacked_digits(variant):
+    row, drawn = stacked_mnist.measure(
+        variant, seed=1, steps=1, source="digits", samples=600, judge_steps=40
+    )
+    assert drawn["samples"].shape == (stacked_mnist.SHOWN, 28, 28, 3)
+    assert drawn["samples"].dtype == np.uint8
+    assert 1 <= row["modes"] <= 600 and 0 <= row["sure"] <= 1 and row["divergence"] > 0
+
+
+# Which change ends a collapse.
+
+
+def functions_in(source):
+    nodes = ast.parse(source).body
+    return {node.name: ast.dump(node) for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_collapse_is_measured_by_the_step_that_notebook_2_shows():
+    notebook = Path(record.ROOT) / "notebooks" / "02_mlp_gan.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    shown = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    shown = {name: node for source in shown for name, node in functions_in(source).items()}
+    measured = functions_in(Path(collapse_cure.__file__).read_text())
+    for name in ("improve_discriminator", "improve_generator", "adam"):
+        assert measured[name] == shown[name]
+
+
+@pytest.mark.slow
+def test_a_row_of_the_collapse_and_one_of_real_images():
+    row, drawn = collapse_cure.measure("leaky_norm", seed=1, steps=4, source="digits")
+    assert [step for step, _ in row["along"]] == [0, 1, 2, 3, 4]
+    samples = drawn["samples"]
+    assert samples.shape == (collapse_cure.SAMPLES, 28, 28) and samples.dtype == np.uint8
+    drawn_distance = collapse_cure.mean_distance(samples / 127.5 - 1)
+    assert drawn_distance == pytest.approx(row["distance"], rel=0.01)
+    assert row["along"][-1][1] == row["distance"] != row["along"][0][1]
+    held_out, _, _ = data.load_images("digits", split="test")
+    real, drawn = collapse_cure.measure("real", seed=1, steps=4, source="digits")
+    known = {image.tobytes() for image in record.as_bytes(held_out)}
+    assert all(image.tobytes() in known for image in drawn["samples"]) and real["distance"] > 0
+
+
+def test_the_distance_of_black_to_white():
+    ends = np.stack([-np.ones((28, 28, 1)), np.ones((28, 28, 1))])
+    assert collapse_cure.mean_distance(ends) == pytest.approx(2 * 28)
