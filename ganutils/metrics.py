@@ -244,6 +244,7 @@ def score_samples(real, fake, *, held_out):
         scores["kernel_distance"], scores["kernel_error"] = kernel_distance(real[0], features)
         scores["classifier_score"], scores["classifier_error"] = classifier_score(probabilities)
         scores["precision"], scores["recall"] = precision_recall(real[0], features)
+        scores["density"], scores["coverage"] = density_coverage(real[0], features)
         shares = class_shares(real[1]), class_shares(probabilities)
         scores["class_divergence"] = class_divergence(*shares)
         columns.append(scores)

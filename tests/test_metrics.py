@@ -604,6 +604,8 @@ def test_a_row_holds_every_score_with_the_floor_of_held_out_images():
             "classifier_error": metrics.classifier_score(probabilities)[1],
             "precision": metrics.precision_recall(real[0], features)[0],
             "recall": metrics.precision_recall(real[0], features)[1],
+            "density": metrics.density_coverage(real[0], features)[0],
+            "coverage": metrics.density_coverage(real[0], features)[1],
             "class_divergence": metrics.class_divergence(*shares),
         }
     assert all(len(pair) == 2 and set(map(type, pair)) == {float} for pair in row.values())
