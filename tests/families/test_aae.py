@@ -172,11 +172,12 @@ def test_parts_must_fit_the_encoder_and_the_weight_be_positive():
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_both_errors_along_a_run(monkeypatch):
+@pytest.mark.parametrize("variant", ["16", "16-twins"])
+def test_the_benchmark_measures_both_errors_along_a_run(variant, monkeypatch):
     monkeypatch.setattr(cluster_error, "PARTS", 2)
     policy = keras.config.dtype_policy()
     try:
-        row, pictures = cluster_error.measure("16", seed=3, steps=4, source="digits")
+        row, pictures = cluster_error.measure(variant, seed=3, steps=4, source="digits")
     finally:
         keras.config.set_dtype_policy(policy)
     assert row["clusters"] == 16 and json.loads(json.dumps(row)) == row
@@ -186,6 +187,17 @@ def test_the_benchmark_measures_both_errors_along_a_run(monkeypatch):
     assert 1 / 16 < row["mean_share"] <= 1 and 1 <= row["digits"] <= 10
     assert pictures["heads"].shape == (16, 14, 14) and pictures["heads"].dtype == np.uint8
     assert pictures["members"].shape == (16 * cluster_error.SHOWN, 14, 14)
+
+
+def test_the_wish_reads_logits_of_the_clusters():
+    """Their softmax are the encoder's shares, and a share of 0 has a finite logarithm."""
+    image = keras.Input(IMAGE_SHAPE)
+    shares = keras.ops.one_hot(keras.ops.cast(image[:, 0, 0, 0] > 0, "int32"), 2)
+    encoder = keras.Model(image, [image, shares])
+    images = tf.constant(np.repeat(np.float32([0.5, -0.5]), 16).reshape(2, 4, 4, 1))
+    logits = cluster_error.read_cluster(encoder, images)
+    assert np.allclose(tf.nn.softmax(logits), [[0, 1], [1, 0]], atol=1e-6)
+    assert np.isfinite(logits).all()
 
 
 def test_members_of_a_cluster_are_drawn_in_its_row():
