@@ -234,19 +234,6 @@ def test_precision_and_recall_of_identical_disjoint_and_partial_sets():
     assert metrics.precision_recall(REAL, np.tile(REAL[:1], (50, 1))) == (1, pytest.approx(1 / 60))
 
 
-def test_precision_and_recall_in_several_chunks(monkeypatch):
-    found, counts = metrics.precision_recall(REAL, FAKE), []
-    whole = metrics.pairwise_distances_chunked
-
-    def in_parts(*arguments, working_memory, **keywords):
-        parts = list(whole(*arguments, working_memory=0.004, **keywords))
-        counts.append(len(parts))
-        return parts
-
-    monkeypatch.setattr(metrics, "pairwise_distances_chunked", in_parts)
-    assert metrics.precision_recall(REAL, FAKE) == found and min(counts) > 3
-
-
 def test_precision_and_recall_refuse():
     for real, fake, k, words in [
         (REAL[:3], FAKE, 3, "real .* at least 4"),
@@ -318,8 +305,9 @@ def test_one_far_real_point_stretches_recall_and_precision_not_density():
     assert density > 0.2 and coverage == pytest.approx(density * 5 / 60)
 
 
-def test_density_and_coverage_in_several_chunks(monkeypatch):
-    found, counts = metrics.density_coverage(REAL, FAKE), []
+@pytest.mark.parametrize("metric", [metrics.precision_recall, metrics.density_coverage])
+def test_balls_in_several_chunks(metric, monkeypatch):
+    found, counts = metric(REAL, FAKE), []
     whole = metrics.pairwise_distances_chunked
 
     def in_parts(*arguments, working_memory, **keywords):
@@ -328,7 +316,7 @@ def test_density_and_coverage_in_several_chunks(monkeypatch):
         return parts
 
     monkeypatch.setattr(metrics, "pairwise_distances_chunked", in_parts)
-    assert metrics.density_coverage(REAL, FAKE) == found and min(counts) > 3
+    assert metric(REAL, FAKE) == found and min(counts) > 3
 
 
 def test_density_and_coverage_refuse():

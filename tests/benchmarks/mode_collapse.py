@@ -122,11 +122,6 @@ def average_history_of_g(discriminator, generator, seed):
     return average_history_of_d(generator, discriminator, seed)
 
 
-def penalize_slopes(discriminator, generator, seed):
-    """Without `losses.lazily`, whose branch XLA does not compile where D moves several times."""
-    return [lambda real, fake, step: GAMMA * losses.r1_penalty(discriminator, real)]
-
-
 def virtual_bn_relu(x):
     return keras.layers.ReLU()(layers.VirtualBatchNormalization(REFERENCE)(x))
 
@@ -188,8 +183,8 @@ METHODS = {
         objective=losses.wasserstein,
         d_terms=systems.gradient_penalty(0.1),
     ),
-    "r1": Method("R1 penalty", d_terms=penalize_slopes),
-    "r1-long": Method("R1 penalty, 2 x updates", d_terms=penalize_slopes, longer=2),
+    "r1": Method("R1 penalty", d_terms=systems.r1_penalty(GAMMA)),
+    "r1-long": Method("R1 penalty, 2 x updates", d_terms=systems.r1_penalty(GAMMA), longer=2),
 }
 
 

@@ -21,6 +21,7 @@ from functools import partial
 import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
+import course
 import keras
 import numpy as np
 import systems
@@ -30,7 +31,7 @@ from ganutils import classifier, data, figures, losses, metrics, networks, runti
 from ganutils.latents import sample_latents
 from ganutils.layers import Pack
 from ganutils.steps import with_ema
-from ganutils.training import Run, train
+from ganutils.training import train
 
 DIGITS, CLASSES, BATCH, LATENT_DIM = 3, 10, 64, 64
 MODES = CLASSES**DIGITS
@@ -89,14 +90,12 @@ def train_generator(variant, images, *, seed, steps):
     shape = (*images.shape[1:3], DIGITS)
     discriminator = build(shape)
     generator = networks.dcgan_generator(LATENT_DIM, shape, widths=G_WIDTHS)
-    adams = [keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99) for _ in range(2)]
-    optimizers = dict(zip(("d_optimizer", "g_optimizer"), adams, strict=True))
-    average = runtime.in_float32(generator)
-    run = Run(discriminator, generator, **optimizers, average=average)
+    run = course.averaged_run(discriminator, generator, beta_1=0.5)
     train_step = systems.make_step_with_terms(
         discriminator,
         generator,
-        **optimizers,
+        d_optimizer=run.d_optimizer,
+        g_optimizer=run.g_optimizer,
         objective=losses.non_saturating,
         latent_dim=LATENT_DIM,
         seed=seed,
@@ -106,8 +105,8 @@ def train_generator(variant, images, *, seed, steps):
     def batches(start):
         return data.batches(images, DIGITS * BATCH, seed=seed, start=start).map(stack)
 
-    train(run, with_ema(train_step, generator, average), batches, steps=steps)
-    return average
+    train(run, with_ema(train_step, generator, run.average), batches, steps=steps)
+    return run.average
 
 
 def measure(variant, *, seed, steps, source, samples=SAMPLES, judge_steps=JUDGE_STEPS):

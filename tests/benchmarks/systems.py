@@ -237,7 +237,8 @@ def r1_penalty(weight, *, every=1):
         def term(real, fake, step):
             return weight * losses.r1_penalty(discriminator, real)
 
-        return [losses.lazily(term, every=every)]
+        # In every step there is no branch, which XLA does not compile where D moves several times.
+        return [term if every == 1 else losses.lazily(term, every=every)]
 
     return make_terms
 
