@@ -4,6 +4,8 @@ import os
 import signal
 import tempfile
 
+import pytest
+
 os.environ.setdefault("GANUTILS_PROFILE", "smoke")
 os.environ.setdefault("GANUTILS_OFFLINE", "1")
 
@@ -25,3 +27,9 @@ def pytest_collectstart(collector):
     # Which data set was found is told on stderr; it depends on the machine, the outputs must not.
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr",)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in ("solutions", "bug_hunts"):
+            item.add_marker(pytest.mark.slow)

@@ -14,6 +14,7 @@ Shared by all notebooks:
   precision and recall, density and coverage, mode coverage, support size, nearest neighbors,
   label accuracy, intra-class Fréchet distance, cluster error
 - classifier, stroke_attributes: the eye of these scores; slant and width of strokes
+- exercises: what a check says of an answer; the student's copy of an exercise notebook
 - figures, runtime, validation: what is seen; precision and profiles; is this input fit?
 - _mnist, _image_files, _atomic, _page: how files are found, read, written whole, and exported
 - __main__: `python -m ganutils`, what is on this machine, and a self-test

@@ -17,9 +17,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 
 # Public rooms that are imported and never taught.
 PLUMBING = {"data", "figures", "runtime", "validation", "classifier", "training", "checkpoints"}
+PLUMBING |= {"exercises"}
 
 SECTIONS = [
     "The result first",
@@ -37,7 +39,11 @@ FIRST_LINE = (
     "  # first: quiet TensorFlow; missing? pip install -r requirements.txt"
 )
 ABOUT = ["You will be able to", "You need", "Time", "Data"]
-TAGS = {"taught", "nbval-ignore-output"}
+TAGS = {"taught", "nbval-ignore-output", "exercise", "stub", "solution", "check"}
+PROSE_TAGS = {"exercise", "stub", "solution"}
+# An exercise's heading: its number, title, grade and minutes.
+EXERCISE = re.compile(r"### (\d+)\.(\d+) \S.* \((try|build|think), \d+ minutes\)\n")
+HINT = "<details><summary>Hint</summary>"
 LONGEST_CELL = 25
 # What names the machine it was written on, or was left to be filled in.
 STRAY_WORDS = re.compile(r"/(?:work|tmp|root|home|Users)/|site-packages|MINUTES|TODO|FIXME")
@@ -335,7 +341,7 @@ def known_tags(notebook, path):
     problems = [f"unknown tag {tag}" for tag in sorted(set(used) - TAGS)]
     if used.count("nbval-ignore-output") > 2:
         problems.append("more than two cells are not compared")
-    misplaced = [cell for cell in prose(notebook) if tags(cell)]
+    misplaced = [cell for cell in prose(notebook) if set(tags(cell)) - PROSE_TAGS]
     return problems + [f"a tag on prose: {cell.source[:50]!r}" for cell in misplaced]
 
 
@@ -400,6 +406,54 @@ def test_notebook(path, rule):
     assert rule(read(path), path) == []
 
 
+# The solutions: each exercise of a lesson, worked.
+
+
+def exercises_of(notebook):
+    """The texts of the exercises."""
+    return [cell.source for cell in prose(notebook) if "exercise" in tags(cell)]
+
+
+def worked(notebook, path):
+    """The lesson's exercises, to the letter, each with a stub and a solution, and a check tried."""
+    lesson = path.parents[1] / path.name.replace("_solutions", "")
+    problems = [] if exercises_of(notebook) == exercises_of(read(lesson)) else ["not the lesson's"]
+    number, parts = int(path.name[:2]), []
+    for cell in notebook.cells:
+        if "exercise" in tags(cell):
+            parts.append([])
+        if parts:
+            parts[-1].append(cell)
+    if not 4 <= len(parts) <= 7:
+        problems.append(f"{len(parts)} exercises")
+    for index, (text, *cells) in enumerate(parts, start=1):
+        name, heading = f"{number}.{index}", EXERCISE.match(text.source)
+        if not heading or f"{heading[1]}.{heading[2]}" != name or HINT not in text.source:
+            problems.append(f"{name} has no number, grade, minutes or hint")
+            continue
+        used = {tag for cell in cells for tag in tags(cell)}
+        missing = {"stub", "solution"} - used
+        if heading[3] == "build":
+            missing |= {"check"} - used
+            calls = [cell.source for cell in cells if cell.cell_type == "code"]
+            for call in ("exercises.report(", "exercises.try_check("):
+                missing |= set() if call in "".join(calls) else {call}
+        problems += [f"{name} has no {what}" for what in sorted(missing)]
+    return problems
+
+
+SOLUTION_RULES = [
+    *(no_second_definition, imports, outputs, descriptions, assets, known_tags),
+    *(no_stray_words, form, worked),
+]
+
+
+@pytest.mark.parametrize("rule", SOLUTION_RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions(path, rule):
+    assert rule(read(path), path) == []
+
+
 # The collection.
 
 
@@ -449,6 +503,17 @@ def test_every_committed_picture_is_shown_somewhere():
     kept = (ROOT / "notebooks" / "assets").rglob("*.*")
     kept = {path for path in kept if path.suffix in (".png", ".gif", ".jpg", ".svg")}
     assert sorted(path.name for path in kept - shown) == []
+
+
+def test_links_lead_somewhere():
+    pages = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("*.md")}
+    pages |= {path: path.read_text(encoding="utf-8") for path in NOTEBOOKS[0].parent.glob("*.md")}
+    for path in [*NOTEBOOKS, *SOLUTIONS]:
+        pages[path] = "\n".join(cell.source for cell in prose(read(path)))
+    links = [(path, link) for path in pages for link in re.findall(r"\]\(([^)#\s]+)", pages[path])]
+    local = [(path.parent / link, link) for path, link in links if "://" not in link]
+    assert len(local) > 100
+    assert sorted({link for target, link in local if not target.exists()}) == []
 
 
 # What parity leaves out, and what it does not.
@@ -733,3 +798,50 @@ def test_every_rule_is_broken_above():
 def test_names_without_a_birthplace_and_with_two_are_found(made_up):
     assert birthplaces({"01": ["pair"], "02": ["halve"]}) == ([], [])
     assert birthplaces({"01": ["pair"], "02": ["pair"]}) == (["halve"], ["pair"])
+
+
+def exercise(number):
+    grade, check = ("build", ["check"]) if number == 1 else ("think", [])
+    text = f"### 7.{number} Title ({grade}, 5 minutes)\n\nWords.\n\n{HINT}\n\nWords.\n\n</details>"
+    calls = "exercises.report(c, a)\nexercises.try_check(c)" if check else "1"
+    return [
+        new_markdown_cell(text, metadata={"tags": ["exercise"]}),
+        *(new_code_cell("1", metadata={"tags": [tag]}) for tag in ["stub", "solution", *check]),
+        new_code_cell(calls),
+    ]
+
+
+@pytest.fixture
+def made_up_solutions(made_up, tmp_path):
+    """Four exercises, the first one to build, in a lesson and in its solutions."""
+    lesson, path = made_up
+    cells = [cell for number in (1, 2, 3, 4) for cell in exercise(number)]
+    lesson.cells += [copy.deepcopy(cell) for cell in cells if "exercise" in tags(cell)]
+    nbformat.write(lesson, path)
+    return new_notebook(cells=cells), tmp_path / "solutions" / "07_made_up_solutions.ipynb"
+
+
+def test_solutions_that_keep_the_rule_are_left_alone(made_up_solutions):
+    assert worked(*made_up_solutions) == []
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (edit(0, "Title", "Other title"), "not the lesson's"),
+        (lambda n: n.update(cells=n.cells[:-4]), "3 exercises"),
+        (edit(0, "7.1", "7.2"), "7.1 has no number"),
+        (edit(0, "5 minutes", "long"), "7.1 has no number, grade"),
+        (edit(5, "Hint", "Answer"), "7.2 has no number, grade, minutes or hint"),
+        (lambda n: n.cells.pop(1), "7.1 has no stub"),
+        (lambda n: n.cells.pop(7), "7.2 has no solution"),
+        (lambda n: n.cells.pop(3), "7.1 has no check"),
+        (edit(4, "report", "print"), "7.1 has no exercises.report("),
+        (edit(4, "try_check", "print"), "7.1 has no exercises.try_check("),
+    ],
+)
+def test_the_rule_of_solutions_can_be_broken(made_up_solutions, change, expected):
+    notebook, path = made_up_solutions
+    change(notebook)
+    problems = worked(notebook, path)
+    assert any(expected in problem for problem in problems), problems

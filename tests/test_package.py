@@ -12,6 +12,7 @@ ROOMS = {
     "checkpoints": {"training"},
     "classifier": {"_atomic", "validation"},
     "data": {"_image_files", "_mnist", "latents", "validation"},
+    "exercises": {"runtime"},
     "figures": {"_atomic", "validation"},
     "latents": set(),
     "layers": {"validation"},
