@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+HUNTS = sorted((ROOT / "notebooks" / "bug_hunts").glob("*.ipynb"))
 
 # Public rooms that are imported and never taught.
 PLUMBING = {"data", "figures", "runtime", "validation", "classifier", "training", "checkpoints"}
@@ -44,6 +45,15 @@ PROSE_TAGS = {"exercise", "stub", "solution"}
 # An exercise's heading: its number, title, grade and minutes.
 EXERCISE = re.compile(r"### (\d+)\.(\d+) \S.* \((try|build|think), \d+ minutes\)\n")
 HINT = "<details><summary>Hint</summary>"
+HUNT = [
+    "The program",
+    "The run",
+    "What do you see?",
+    "The cause",
+    "The mend",
+    "The test that would have caught it",
+    "What people report",
+]
 LONGEST_CELL = 25
 # What names the machine it was written on, or was left to be filled in.
 STRAY_WORDS = re.compile(r"/(?:work|tmp|root|home|Users)/|site-packages|MINUTES|TODO|FIXME")
@@ -442,15 +452,27 @@ def worked(notebook, path):
     return problems
 
 
-SOLUTION_RULES = [
+def hunted(notebook, path):
+    """Symptom, three hints and the cause, folded, in this order; a mend, and a test that fails."""
+    text = "\n\n".join(cell.source for cell in prose(notebook))
+    problems = [] if [t for level, t in headings(notebook) if level == 2] == HUNT else ["sections"]
+    folded = re.findall(r"<summary>(.*?)</summary>", text)
+    if folded[:3] != ["Hint 1", "Hint 2", "Hint 3"] or len(folded) != 4:
+        problems.append(f"{folded} is folded")
+    asserts = sum(isinstance(node, ast.Assert) for node in nodes(notebook))
+    return problems + ([f"{asserts} assertions"] if asserts < 3 else [])
+
+
+COMMON_RULES = [
     *(no_second_definition, imports, outputs, descriptions, assets, known_tags),
-    *(no_stray_words, form, worked),
+    *(no_stray_words, form),
 ]
+PAGES = [(path, rule) for path in SOLUTIONS for rule in [*COMMON_RULES, worked]]
+PAGES += [(path, rule) for path in HUNTS for rule in [*COMMON_RULES, hunted]]
 
 
-@pytest.mark.parametrize("rule", SOLUTION_RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
-def test_solutions(path, rule):
+@pytest.mark.parametrize("path, rule", PAGES, ids=lambda x: getattr(x, "stem", None) or x.__name__)
+def test_solutions_and_bug_hunts(path, rule):
     assert rule(read(path), path) == []
 
 
@@ -508,7 +530,7 @@ def test_every_committed_picture_is_shown_somewhere():
 def test_links_lead_somewhere():
     pages = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("*.md")}
     pages |= {path: path.read_text(encoding="utf-8") for path in NOTEBOOKS[0].parent.glob("*.md")}
-    for path in [*NOTEBOOKS, *SOLUTIONS]:
+    for path in [*NOTEBOOKS, *SOLUTIONS, *HUNTS]:
         pages[path] = "\n".join(cell.source for cell in prose(read(path)))
     links = [(path, link) for path in pages for link in re.findall(r"\]\(([^)#\s]+)", pages[path])]
     local = [(path.parent / link, link) for path, link in links if "://" not in link]
@@ -845,3 +867,25 @@ def test_the_rule_of_solutions_can_be_broken(made_up_solutions, change, expected
     change(notebook)
     problems = worked(notebook, path)
     assert any(expected in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (None, None),
+        (edit(0, "## The cause", "## Why"), "sections"),
+        (edit(0, "Hint 3", "Hint 4"), "is folded"),
+        (edit(0, "<details><summary>Cause</summary>", ""), "is folded"),
+        (edit(1, "assert 3", "3"), "2 assertions"),
+    ],
+)
+def test_the_rule_of_bug_hunts_can_be_broken(change, expected):
+    folds = [f"<details><summary>{words}</summary>" for words in ("Hint 1", "Hint 2", "Hint 3")]
+    text = "\n\n".join([*folds, *(f"## {name}" for name in HUNT)])
+    text += "\n\n<details><summary>Cause</summary>"
+    cells = [new_markdown_cell(text), new_code_cell("assert 1\nassert 2\nassert 3")]
+    notebook = new_notebook(cells=cells)
+    if change:
+        change(notebook)
+    problems = hunted(notebook, None)
+    assert problems == [] if expected is None else expected in " ".join(problems)
