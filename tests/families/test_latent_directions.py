@@ -213,13 +213,15 @@ def test_the_script_makes_a_whole_row(tmp_path, monkeypatch):
     for name, short in {"STEPS": (0, 2), "SCALES": (1.0,), "THRESHOLDS": (1.0,)}.items():
         monkeypatch.setattr(latent_directions, name, short)
     monkeypatch.setattr(latent_directions, "SIZES", (1, 2))
-    monkeypatch.setattr(latent_directions, "COMPONENTS", 2)
+    for name in ("COMPONENTS", "RANDOM"):
+        monkeypatch.setattr(latent_directions, name, 2)
     few = {"count": 160, "few": 70, "walks": 8, "pairs": 3, "judge_steps": 20}
     row, pictures = latent_directions.measure("dcgan", seed=1, steps=3, source="digits", **few)
     assert json.loads(json.dumps(row))["directions"].keys() == {"slant", "width", "random"}
     assert {name: image.shape for name, image in pictures.items()} == dict.fromkeys(
         ("slant", "width"), (42, 28, 28)
     )
+    assert len(row["directions"]["random"]) == 2
     steps = row["walk_steps"]
     for name in ("slant", "width"):
         walks = row["directions"][name]["walks"]
