@@ -130,13 +130,18 @@ def test_an_alternating_step_by_hand(show, predicts):
 ENTROPY = (lambda x: sigmoid(x) - 1, sigmoid, lambda x: sigmoid(x) - 1)
 MARGIN = (lambda x: -1.0 * (x < 1), lambda x: 1.0 * (x > -1), lambda x: -np.ones_like(x))
 MEANS = (lambda x: -np.ones_like(x), np.ones_like, lambda x: -np.ones_like(x))
+LIMIT, WEIGHT = (
+    tried[systems.CHOSEN[name]][0]
+    for name, tried in (("clipping", systems.CLIPPING), ("penalty", systems.PENALTY))
+)
 SLOPES = {
     "loss-minimax": ((*ENTROPY[:2], lambda x: -sigmoid(x)), lambda d: 0),
     "loss-nonsat": (ENTROPY, lambda d: 0),
     "loss-squares": ((lambda x: x - 1, lambda x: x, lambda x: x - 1), lambda d: 0),
     "loss-hinge": (MARGIN, lambda d: 0),
     "loss-clipping": (MEANS, lambda d: 0),
-    "loss-penalty": (MEANS, lambda d: 10 * 2 * (d - 1)),
+    "loss-penalty": (MEANS, lambda d: WEIGHT * 2 * (d - 1)),
+    "loss-recipe": (ENTROPY, lambda d: 0),
     "loss-r1": (ENTROPY, lambda d: systems.R1_WEIGHT * d),
 }
 
@@ -161,8 +166,25 @@ def test_the_step_of_each_loss_by_hand(name):
         b_slope = real_slopes.mean() + fake_slopes.mean()
         d, b = d - rate * d_slope, b - rate * b_slope
         if name == "loss-clipping":
-            d, b = np.clip([d, b], -systems.CLIP, systems.CLIP)
+            d, b = np.clip([d, b], -LIMIT, LIMIT)
     assert weights == pytest.approx([d, b, g - rate * g_slope], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["clipping", "penalty"])
+def test_a_critic_has_an_optimizer_of_its_own(name):
+    tried = {"clipping": systems.CLIPPING, "penalty": systems.PENALTY}[name]
+    for title, rates in (
+        *((f"{name}-{i}", rates) for i, (_, rates) in enumerate(tried)),
+        (f"loss-{name}", tried[systems.CHOSEN[name]][1]),
+    ):
+        system = systems.ALL[title]
+        assert system.batch_size == systems.CRITIC_STEPS * systems.PLAIN.batch_size
+        run, _ = systems.start(system, seed=1)
+        optimizers = run.d_optimizer, run.g_optimizer
+        assert [float(x.learning_rate) for x in optimizers] == pytest.approx(rates)
+        assert [(x.beta_1, x.beta_2) for x in optimizers] == [(0.0, 0.9)] * 2
+    run, _ = systems.start(systems.PLAIN, seed=1)
+    assert float(run.d_optimizer.learning_rate) == float(run.g_optimizer.learning_rate)
 
 
 def test_cross_entropy_is_that_of_keras():
@@ -691,6 +713,8 @@ def test_a_comparison_goes_on(narrow, one_judge, judge, tmp_path, monkeypatch, c
     assert result["rows"][0] == first["rows"][0] and result["floor"] == first["floor"]
     assert [row["seed"] for row in result["rows"]] == [0, 1]
     assert result["rows"][0]["scores"] != result["rows"][1]["scores"]
+    second = compare(seeds=1, first=1)["rows"]
+    assert len(trained) == 2 and second == result["rows"][1:]
 
     row, floor = result["rows"][1], result["floor"]
     assert row["system"] == "narrow" and row["seconds"] >= 0.2 and row["steps"] >= 1

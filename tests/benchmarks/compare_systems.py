@@ -4,7 +4,7 @@
 
 trains every system with every seed for that long on MNIST, one after the other, each in a process
 of its own (`time_to_quality.py`), scores 10,000 samples of each, and stores the rows as JSON with
-the floor (the scores of real training images) beside them, and the first 24 samples of seed 0,
+the floor (the scores of real training images) beside them, and the first samples of one seed,
 unselected, as `.npz` of the same name (uint8, 24 x 28 x 28 a system). Let nothing else run
 meanwhile. --systems compares others of `systems.ALL`, such as the plain DCGAN under two losses:
 
@@ -141,7 +141,8 @@ def main(arguments=None, **classifier_settings):
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=record.positive, default=100, help="of training of each")
     length.add_argument("--steps", type=number(1, course.NO_END), help="instead of --seconds")
-    add("--seeds", type=number(1, 1000), default=3, help="seeds 0, 1, ...")
+    add("--seeds", type=number(1, 1000), default=3, help="how many: --first, and those after it")
+    add("--first", type=number(0, 10**6), default=0, help="the first seed")
     names = record.names_of(systems.ALL)
     add("--systems", type=names, default=list(systems.SYSTEMS), help="S1,S5,...")
     add("--data", default="mnist", help="as for ganutils.data.load_images; 28x28, one channel")
@@ -158,7 +159,7 @@ def main(arguments=None, **classifier_settings):
         return Scorer(options.data, count=options.count, **classifier_settings)
 
     records, first = [], {}
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for system in options.systems:
             make = partial(make_row, system, seed, settings, options.work, scorer)
             kept, arrays = record.kept(options.work, f"{system}-{seed}", settings, make)

@@ -31,7 +31,7 @@ class System(NamedTuple):
     bar the objective. batch_size: images a step. draw: as `latents.sample_latents`. fast: whether
     it trains in `runtime.fast_precision`. averaged: whether its samples come from averaged weights.
     per_call: steps by one call of `training.train`, no part of the design: more where a step is
-    short.
+    short. make_d_optimizer: as make_optimizer, for D, where it has an optimizer of its own.
     """
 
     title: str
@@ -45,6 +45,7 @@ class System(NamedTuple):
     fast: bool = False
     averaged: bool = False
     per_call: int = 1
+    make_d_optimizer: Callable | None = None
 
 
 # What follows a layer, as functions of a tensor.
@@ -462,8 +463,11 @@ def spectral_discriminator():
     return keras.models.clone_model(PLAIN.make_discriminator(), clone_function=rebuilt)
 
 
-def with_loss(title, objective, *, d_steps=1, d_terms=no_terms, constrain=None):
-    """The plain DCGAN with another loss; every update of D sees as many images as before."""
+def with_loss(title, objective, *, d_steps=1, d_terms=no_terms, constrain=None, **changes):
+    """The plain DCGAN with another loss; every update of D sees as many images as before.
+
+    changes: other fields of `System`.
+    """
     make_step = partial(
         make_step_with_terms,
         objective=objective,
@@ -472,12 +476,50 @@ def with_loss(title, objective, *, d_steps=1, d_terms=no_terms, constrain=None):
         constrain=constrain,
     )
     batch_size = d_steps * PLAIN.batch_size
-    return PLAIN._replace(title=title, make_step=make_step, batch_size=batch_size)
+    return PLAIN._replace(title=title, make_step=make_step, batch_size=batch_size, **changes)
 
 
-# Chosen by one short run each, which is weak evidence.
-CLIP = 0.01  # limit of the clipped critic's weights, as published
-CRITIC_STEPS = 1  # updates of a critic for each of G; 2 and 5 are slower at equal time
+CRITIC_STEPS = 2  # updates of a critic for each of G
+
+
+def critic_game(title, *, rates, objective=losses.wasserstein, limit=None, weight=None):
+    """The plain DCGAN with a critic in place of D, and optimizers as in Gulrajani et al. 2017.
+
+    rates: step sizes of the critic and of G. limit: of clipped weights; weight: of the penalty.
+    """
+    make_d_optimizer, make_optimizer = (partial(adam, r, beta_1=0.0, beta_2=0.9) for r in rates)
+    return with_loss(
+        title,
+        objective,
+        d_steps=CRITIC_STEPS,
+        d_terms=gradient_penalty(weight) if weight else no_terms,
+        constrain=partial(losses.clip_weights, limit=limit) if limit else None,
+        make_d_optimizer=make_d_optimizer,
+        make_optimizer=make_optimizer,
+    )
+
+
+# What was tried for the two critics, one short run each: the bound, the two step sizes.
+CLIPPING = (
+    (0.01, (3e-4, 1e-3)),
+    (0.03, (1e-3, 1e-3)),
+    (0.1, (3e-3, 1e-3)),
+    (0.03, (1e-3, 3e-4)),
+)
+PENALTY = (
+    (10.0, (1e-3, 1e-3)),
+    (10.0, (3e-3, 1e-3)),
+    (1.0, (3e-3, 1e-3)),
+    (10.0, (1e-3, 3e-4)),
+)
+TRIALS = {
+    f"{name}-{i}": critic_game(
+        f"{key} {value:g}, steps of {rates[0]:g} and {rates[1]:g}", rates=rates, **{key: value}
+    )
+    for name, key, tried in (("clipping", "limit", CLIPPING), ("penalty", "weight", PENALTY))
+    for i, (value, rates) in enumerate(tried)
+}
+CHOSEN = {"clipping": 0, "penalty": 1}  # the nearest to real images of each
 R1_WEIGHT = 1.0
 
 LOSSES = {
@@ -488,23 +530,20 @@ LOSSES = {
     "loss-spectral": with_loss("hinge, spectral norm", losses.hinge)._replace(
         make_discriminator=spectral_discriminator
     ),
-    "loss-clipping": with_loss(
-        "Wasserstein, clipping",
-        losses.wasserstein,
-        d_steps=CRITIC_STEPS,
-        constrain=partial(losses.clip_weights, limit=CLIP),
-    ),
-    "loss-penalty": with_loss(
-        "Wasserstein, penalty",
-        losses.wasserstein,
-        d_steps=CRITIC_STEPS,
-        d_terms=gradient_penalty(10.0),
+    **{
+        f"loss-{name}": TRIALS[f"{name}-{i}"]._replace(title=f"Wasserstein, {name}")
+        for name, i in CHOSEN.items()
+    },
+    "loss-recipe": critic_game(
+        "non-saturating, critic's recipe",
+        rates=PENALTY[CHOSEN["penalty"]][1],
+        objective=losses.non_saturating,
     ),
     "loss-r1": with_loss(
         "non-saturating, R1", losses.non_saturating, d_terms=r1_penalty(R1_WEIGHT)
     ),
 }
-ALL = SYSTEMS | STEPS | TRIED | LOSSES
+ALL = SYSTEMS | STEPS | TRIED | LOSSES | TRIALS
 
 
 def start(system, *, seed):
@@ -529,7 +568,8 @@ def start(system, *, seed):
     finally:
         keras.config.set_dtype_policy(policy)
     average.set_weights(generator.get_weights())
-    optimizers = {"d_optimizer": system.make_optimizer(), "g_optimizer": system.make_optimizer()}
+    make_d_optimizer = system.make_d_optimizer or system.make_optimizer
+    optimizers = {"d_optimizer": make_d_optimizer(), "g_optimizer": system.make_optimizer()}
     run = training.Run(discriminator, generator, average=average, **optimizers)
     sizes = {"latent_dim": system.latent_dim, "seed": seed}
     train_step = system.make_step(discriminator, generator, **sizes, **optimizers)
