@@ -31,5 +31,6 @@ def pytest_collectstart(collector):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name in ("solutions", "bug_hunts"):
+        heavy = item.path.name == "symptoms.ipynb"
+        if heavy or item.path.parent.name in ("solutions", "bug_hunts"):
             item.add_marker(pytest.mark.slow)

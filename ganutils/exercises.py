@@ -7,11 +7,15 @@ the solutions in notebooks/solutions.
 
 A check is a function of an answer. It asserts what holds for right ones, with a message for the
 student; `answer` is whatever an exercise asks for, mostly a function.
+
+The five quick questions of a lesson are read from the lesson itself, asked, and marked.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from ganutils import runtime
 
@@ -85,6 +89,83 @@ def student_copy(number, folder):
     except FileExistsError as error:
         raise FileExistsError(f"{path} is there already; name another folder.") from error
     return path
+
+
+class Question(NamedTuple):
+    """A quick question: its text with the choices, the right letter, and what is said of each."""
+
+    text: str
+    right: str
+    reason: str
+    feedback: dict  # from a wrong letter to what it mistakes
+
+
+def questions(number):
+    """The five quick questions of a lesson, as a list of `Question`, read from the lesson.
+
+    ValueError where the lesson has none, or where they are not written as everywhere.
+    """
+    import nbformat
+
+    found = sorted(runtime.results_folder().parents[1].glob(f"{number:02d}_*.ipynb"))
+    cells = [cell.source for path in found for cell in nbformat.read(path, as_version=4).cells]
+    sections = [source for source in cells if source.startswith("## Five quick questions\n")]
+    if len(sections) != 1:
+        raise ValueError(f"Notebook {number} has no section of five quick questions.")
+    asked, _, answered = sections[0].removesuffix("</details>").partition("<details>")
+    texts = re.split(r"^\*\*(\d)\.\*\*", asked, flags=re.M)[1:]
+    answers = re.split(r"^\*\*(\d) \((\w)\)\.\*\*", answered, flags=re.M)[1:]
+    if texts[::2] != list("12345") or answers[::3] != list("12345"):
+        raise ValueError(f"Notebook {number} must ask questions 1 to 5, and answer them in order.")
+    read = []
+    for index, text, right, said in zip(
+        "12345", texts[1::2], answers[1::3], answers[2::3], strict=True
+    ):
+        letters = re.findall(r"^- \((\w)\)", text, flags=re.M)
+        reason, *rest = [" ".join(part.split()) for part in re.split(r"(?m)^- \((\w)\)", said)]
+        wrong = [letter for letter in letters if letter != right]
+        if letters not in (list("ab"), list("abc"), list("abcd")) or right not in letters:
+            raise ValueError(f"Notebook {number}, question {index}: its choices are {letters}.")
+        if rest[::2] != wrong or not all(rest):
+            raise ValueError(f"Notebook {number}, question {index}: feedback must be for {wrong}.")
+        feedback = dict(zip(wrong, rest[1::2], strict=True))
+        read.append(Question(text.strip(), right, reason, feedback))
+    return read
+
+
+def ask(number):
+    """Show the quick questions of a lesson, with their choices and without their answers."""
+    from IPython.display import Markdown, display
+
+    texts = [f"**{i}.** {question.text}" for i, question in enumerate(questions(number), start=1)]
+    display(Markdown("\n\n".join(texts)))
+
+
+def mark_answers(number, answers):
+    """Print what is right among the answers to a lesson's quick questions, and what is mistaken.
+
+    Args:
+        number: of the lesson.
+        answers: string of five letters such as "cbaab"; a space or "-" for no answer.
+
+    ValueError for another number of letters, and for a letter that is no choice. The right letter
+    is not told: the lesson has it, folded.
+    """
+    asked = questions(number)
+    if len(answers) != len(asked):
+        raise ValueError(
+            f"There are {len(asked)} questions, and {answers!r} answers {len(answers)}."
+        )
+    said = []
+    for i, (question, letter) in enumerate(zip(asked, answers.lower(), strict=True), start=1):
+        words = {question.right: "right.", " ": "not answered.", "-": "not answered."}
+        words |= {wrong: f"({wrong}) {mistake}" for wrong, mistake in question.feedback.items()}
+        if letter not in words:
+            raise ValueError(f"Question {i} has no choice {letter!r}.")
+        said.append(words[letter])
+    for i, words in enumerate(said, start=1):
+        print(f"{i}: {words}")
+    print(f"{said.count('right.')} of {len(said)}")
 
 
 def main(arguments=None):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import collapse_cure
 import compare_systems
 import course
+import image_size
 import keras
 import mode_collapse
 import numpy as np
@@ -844,6 +845,26 @@ def test_the_curves_of_brightness_and_their_swing(monkeypatch):
     assert curves["step"] == [8, 16, 24] and 0 < row["real"] < 1
     for way, swing in row["swing"].items():
         assert swing == pytest.approx(abs(curves[way][1] - curves[way][2]) / 2)
+
+
+# Larger images.
+
+
+@pytest.mark.parametrize("case", image_size.CASES)
+def test_the_players_of_each_size_fit_its_images(case):
+    shape = (case.side, case.side, case.channels)
+    discriminator, generator = image_size.new_players(case)
+    assert discriminator.input_shape == generator.output_shape == (None, *shape)
+    [dense] = [layer for layer in generator.layers if isinstance(layer, layers.Dense)]
+    assert dense.units == 64 * (7 if case.side == 28 else 8) ** 2
+    assert discriminator.layers[-1].input.shape[1] == dense.units
+
+
+def test_a_row_of_an_image_size():
+    row = image_size.measure(image_size.Case(28, 1, 2), 2)
+    weights = [player.count_params() for player in image_size.new_players(image_size.CASES[0])]
+    assert row["weights"] == sum(weights)
+    assert row["seconds"] > 0 and row["peak"] >= row["start"] > 100
 
 
 # The toy worlds.

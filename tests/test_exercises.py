@@ -1,5 +1,9 @@
-"""Checks speak, are tried on planted answers, and a student's copy holds no solution."""
+"""Checks speak, are tried on planted answers, and a student's copy holds no solution.
 
+The quick questions of every lesson can be read and marked.
+"""
+
+import re
 import subprocess
 import sys
 
@@ -10,6 +14,7 @@ from ganutils import exercises, runtime
 
 SOLUTIONS = sorted((runtime.results_folder().parents[1] / "solutions").glob("*.ipynb"))
 NUMBERS = [int(path.name[:2]) for path in SOLUTIONS]
+LESSONS = {int(path.name[:2]): path for path in sorted(SOLUTIONS[0].parents[1].glob("*.ipynb"))}
 
 
 def double(answer):
@@ -86,6 +91,94 @@ def test_a_number_without_exercises_is_named(tmp_path, capsys):
         capsys.readouterr().err
     )
     assert not list(tmp_path.iterdir())
+
+
+# The quick questions.
+
+ASKED = [n for n, path in LESSONS.items() if "## Five quick questions" in path.read_text()]
+
+
+@pytest.mark.parametrize("number", ASKED)
+def test_the_quick_questions_of_a_lesson_are_marked(number, capsys):
+    asked = exercises.questions(number)
+    right = "".join(question.right for question in asked)
+    assert len(right) == 5 and len(set(right)) >= 2, right
+    exercises.mark_answers(number, right)
+    said = [*(f"{i}: right." for i in range(1, 6)), "5 of 5"]
+    assert capsys.readouterr().out.splitlines() == said
+    for i, question in enumerate(asked):
+        assert re.findall(r"^- \((.)\) \S", question.text, re.M) == sorted(
+            [question.right, *question.feedback]
+        )
+        for letter, mistake in question.feedback.items():
+            assert len(mistake.split()) > 3, f"{number}, question {i + 1}: {mistake!r}"
+            exercises.mark_answers(number, f"{' ' * i}{letter.upper()}{'-' * (4 - i)}")
+            lines = capsys.readouterr().out.splitlines()
+            assert lines.pop(i) == f"{i + 1}: ({letter}) {mistake}"
+            assert [line[3:] for line in lines[:4]] == ["not answered."] * 4
+            assert lines[4:] == ["0 of 5"]
+
+
+SECTION = "## Five quick questions\n\n" + "".join(
+    f"**{i}.** Is it\n{i}?\n\n- (a) No,\n  never.\n- (b) Yes.\n\n" for i in range(1, 6)
+)
+SECTION += "<details><summary>Answers</summary>\n\n" + "".join(
+    f"**{i} (b).** Because.\n\n- (a) takes {i} for\n  none.\n\n" for i in range(1, 6)
+)
+SECTION += "</details>"
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    """Function that writes a section into notebook 7 of a course of its own."""
+    monkeypatch.setattr(runtime, "results_folder", lambda: tmp_path / "assets" / "results")
+
+    def write(section):
+        cells = [nbformat.v4.new_markdown_cell(section)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "07_made_up.ipynb")
+
+    return write
+
+
+def test_quick_questions_are_read_and_asked_without_their_answers(lesson, monkeypatch):
+    lesson(SECTION)
+    text = "Is it\n3?\n\n- (a) No,\n  never.\n- (b) Yes."
+    assert exercises.questions(7)[2] == (text, "b", "Because.", {"a": "takes 3 for none."})
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    exercises.ask(7)
+    assert f"**3.** {text}\n\n**4.**" in shown[0].data and "Because" not in shown[0].data
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("## Five", "## Six", "no section"),
+        ("**4.** ", "4. ", "1 to 5"),
+        ("**4 (b).**", "**5 (b).**", "in order"),
+        ("<details>", "", "1 to 5"),
+        ("**2 (b).**", "**2 (c).**", "question 2: its choices are"),
+        ("2?\n\n- (a)", "2?\n\n- (c)", "question 2: its choices are"),
+        ("- (a) takes 5 for\n  none.\n", "", "question 5: feedback must be for"),
+        ("- (a) takes 5 for\n  none.\n", "- (a)\n", "question 5: feedback must be for"),
+        ("- (a) takes 5", "- (b) takes 5", "question 5: feedback must be for"),
+    ],
+)
+def test_broken_quick_questions_are_refused(lesson, old, new, said):
+    assert SECTION.count(old) == 1
+    lesson(SECTION.replace(old, new))
+    with pytest.raises(ValueError, match=said):
+        exercises.questions(7)
+
+
+@pytest.mark.parametrize("answers, said", [("abab", "5 questions"), ("aaaca", "4 has no choice")])
+def test_answers_that_cannot_be_marked_are_refused(lesson, answers, said, capsys):
+    lesson(SECTION)
+    with pytest.raises(ValueError, match=said):
+        exercises.mark_answers(7, answers)
+    with pytest.raises(ValueError, match="Notebook 8 has no section"):
+        exercises.mark_answers(8, "aaaaa")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow

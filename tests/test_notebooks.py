@@ -7,6 +7,7 @@ that lists what breaks it; the last tests break each rule on a made-up notebook.
 import ast
 import copy
 import functools
+import importlib.util
 import re
 import textwrap
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 HUNTS = sorted((ROOT / "notebooks" / "bug_hunts").glob("*.ipynb"))
+TEACHING = sorted((ROOT / "notebooks" / "teaching").glob("*.ipynb"))
 
 # Public rooms that are imported and never taught.
 PLUMBING = {
@@ -57,6 +59,8 @@ HUNT = [
     "What people report",
 ]
 LONGEST_CELL = 25
+SLIDE_TYPES = {"slide", "subslide", "fragment", "-", "skip", "notes"}
+LONGEST_DECK = 50
 # What names the machine it was written on, or was left to be filled in.
 STRAY_WORDS = re.compile(r"/(?:work|tmp|root|home|Users)/|site-packages|MINUTES|TODO|FIXME")
 
@@ -307,7 +311,7 @@ def sizes(notebook, path):
 
 
 def outputs(notebook, path):
-    """Executed from top to bottom, without an error, a warning or a widget, and with a picture."""
+    """Executed from top to bottom, without an error, a warning or a widget."""
     problems, kinds = [], {kind for data, _ in output_data(notebook) for kind in data}
     counts = [cell.execution_count for cell in code(notebook)]
     if counts != list(range(1, len(counts) + 1)):
@@ -317,11 +321,14 @@ def outputs(notebook, path):
             problems.append(f"error: {output.ename}")
         if output.get("name") == "stderr":
             problems.append(f"stderr: {output.text[:50]!r}")
-    if "image/png" not in kinds:
-        problems.append("no PNG")
     if "widgets" in notebook.metadata or any("widget" in kind for kind in kinds):
         problems.append("a widget")
     return problems
+
+
+def draws(notebook, path):
+    """Something is seen."""
+    return [] if any("image/png" in data for data, _ in output_data(notebook)) else ["no PNG"]
 
 
 def descriptions(notebook, path):
@@ -381,6 +388,20 @@ def no_stray_words(notebook, path):
     return [match for text in texts for match in STRAY_WORDS.findall(text)]
 
 
+def slides(notebook, path):
+    """Every cell has its place in the deck, which starts with a slide and is not too long."""
+    kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in notebook.cells]
+    problems = [
+        f"slide type {kind}: {cell.source[:50]!r}"
+        for cell, kind in zip(notebook.cells, kinds, strict=True)
+        if kind not in SLIDE_TYPES
+    ]
+    if kinds[0] != "slide":
+        problems.append("the deck does not start with a slide")
+    pages = kinds.count("slide") + kinds.count("subslide")
+    return problems + ([] if pages <= LONGEST_DECK else [f"{pages} pages"])
+
+
 def form(notebook, path):
     """A valid notebook for any Python 3 kernel, whose cells have names of their own."""
     problems = []
@@ -403,11 +424,13 @@ RULES = [
     skeleton,
     sizes,
     outputs,
+    draws,
     descriptions,
     assets,
     known_tags,
     pictures,
     no_stray_words,
+    slides,
     form,
 ]
 
@@ -469,12 +492,13 @@ COMMON_RULES = [
     *(no_second_definition, imports, outputs, descriptions, assets, known_tags),
     *(no_stray_words, form),
 ]
-PAGES = [(path, rule) for path in SOLUTIONS for rule in [*COMMON_RULES, worked]]
-PAGES += [(path, rule) for path in HUNTS for rule in [*COMMON_RULES, hunted]]
+PAGES = [(path, rule) for path in SOLUTIONS for rule in [*COMMON_RULES, draws, worked]]
+PAGES += [(path, rule) for path in HUNTS for rule in [*COMMON_RULES, draws, hunted]]
+PAGES += [(path, rule) for path in TEACHING for rule in COMMON_RULES]
 
 
 @pytest.mark.parametrize("path, rule", PAGES, ids=lambda x: getattr(x, "stem", None) or x.__name__)
-def test_solutions_and_bug_hunts(path, rule):
+def test_solutions_bug_hunts_and_teaching(path, rule):
     assert rule(read(path), path) == []
 
 
@@ -493,6 +517,31 @@ def test_the_course_is_there_and_teaches_each_name_once():
     assert len(NOTEBOOKS) >= 14
     never, twice = birthplaces({path.stem: taught_names(read(path)) for path in NOTEBOOKS})
     assert (never, twice) == ([], [])
+
+
+def test_slides_hold_everything_and_no_code_that_draws():
+    place = ROOT / "notebooks" / "teaching" / "slides.py"
+    spec = importlib.util.spec_from_file_location("slides", place)
+    slides = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(slides)
+    picture = new_output(
+        "display_data", {"image/png": "iVBO"}, metadata={"image/png": {"alt": ALT}}
+    )
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell("kept_code()"),
+        new_markdown_cell("skipped"),
+    ]
+    cells.append(new_code_cell("unseen_code()", outputs=[picture]))
+    for cell, kind in zip(cells, ["slide", "-", "skip", "subslide"], strict=True):
+        cell.metadata["slideshow"] = {"slide_type": kind}
+    resources = {"reveal_js": "reveal()", "reveal_css": "a {}"}
+    page, _ = slides.LessonSlides().from_notebook_node(
+        new_notebook(cells=cells), resources=resources
+    )
+    assert page.count("<section") == 3 and "reveal()" in page and "kept_code" in page
+    assert "skipped" not in page and "unseen_code" not in page and "iVBO" in page
+    assert not re.search(r"""(?:src|href)=["']?http|url\(["']?http|@import""", page)
 
 
 def homeless(package):
@@ -532,7 +581,7 @@ def test_every_committed_picture_is_shown_somewhere():
 def test_links_lead_somewhere():
     texts = [ROOT / "README.md", *(ROOT / "notebooks").rglob("*.md")]
     pages = {path: path.read_text(encoding="utf-8") for path in texts}
-    for path in [*NOTEBOOKS, *SOLUTIONS, *HUNTS]:
+    for path in [*NOTEBOOKS, *SOLUTIONS, *HUNTS, *TEACHING]:
         pages[path] = "\n".join(cell.source for cell in prose(read(path)))
     links = [(path, link) for path in pages for link in re.findall(r"\]\(([^)#\s]+)", pages[path])]
     local = [(path.parent / link, link) for path, link in links if "://" not in link]
@@ -678,6 +727,7 @@ def made_up(tmp_path, monkeypatch):
     notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel})
     for index, cell in enumerate(cells):
         cell.id = f"c{index}"
+        cell.metadata["slideshow"] = {"slide_type": "-" if index else "slide"}
     for number, cell in enumerate(code(notebook), start=1):
         cell.execution_count = number
     png = {"image/png": "iVBO/tmp/", "text/plain": "<Figure>"}
@@ -781,7 +831,7 @@ BREAKS = [
     (outputs, taught(execution_count=4), "[1, 4, 3]"),
     (outputs, taught(outputs=[ERROR]), "error: E"),
     (outputs, say("stderr", "Careful"), "stderr: 'Careful'"),
-    (outputs, lambda n: code(n)[-1].update(outputs=[]), "no PNG"),
+    (draws, lambda n: code(n)[-1].update(outputs=[]), "no PNG"),
     (outputs, put("application/vnd.jupyter.widget-view+json", {}), "a widget"),
     (outputs, lambda n: n.metadata.update(widgets={}), "a widget"),
     (descriptions, add("plt.show()"), "plt.show() describes nothing"),
@@ -801,6 +851,9 @@ BREAKS = [
     (no_stray_words, say("stdout", "/home/me/x"), "/home/"),
     (no_stray_words, put("text/plain", "'/root/x'"), "/root/"),
     (no_stray_words, edit(0, "| none |\n", "| MINUTES |\n"), "MINUTES"),
+    (slides, taught(metadata={}), "slide type None"),
+    (slides, lambda n: n.cells.insert(0, n.cells[1]), "does not start"),
+    (slides, lambda n: n.cells.extend([n.cells[0]] * 50), "51 pages"),
     (form, lambda n: n.metadata.kernelspec.update(name="venv"), "not python3"),
     (form, lambda n: n.cells[1].update(id="c0"), "cell ids"),
     (form, lambda n: n.cells[1].update(outputs=[]), "outputs"),
