@@ -14,7 +14,6 @@ from ganutils import exercises, runtime
 
 SOLUTIONS = sorted((runtime.results_folder().parents[1] / "solutions").glob("*.ipynb"))
 NUMBERS = [int(path.name[:2]) for path in SOLUTIONS]
-LESSONS = {int(path.name[:2]): path for path in sorted(SOLUTIONS[0].parents[1].glob("*.ipynb"))}
 
 
 def double(answer):
@@ -95,10 +94,8 @@ def test_a_number_without_exercises_is_named(tmp_path, capsys):
 
 # The quick questions.
 
-ASKED = [n for n, path in LESSONS.items() if "## Five quick questions" in path.read_text()]
 
-
-@pytest.mark.parametrize("number", ASKED)
+@pytest.mark.parametrize("number", range(1, 15))
 def test_the_quick_questions_of_a_lesson_are_marked(number, capsys):
     asked = exercises.questions(number)
     right = "".join(question.right for question in asked)
