@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from ganutils.latents import sample_latents
-from ganutils.losses import discriminator_loss, generator_loss
+from ganutils.losses import discriminator_loss, generator_loss, squared_slopes
 from ganutils.networks import with_heads
 
 
@@ -43,7 +43,25 @@ def encoder_loss(real_logits):
 bidirectional = (discriminator_loss, generator_loss, encoder_loss)
 
 
-def make_bigan_play(discriminator, generator, encoder, *, objective, latent_dim, seed):
+def pair_penalty(discriminator, images, codes):
+    """E[|grad l(x, z)|_2^2] / 2, the squared slope of the logit l at pairs, by image and by code.
+
+    Without the weight gamma; `losses.r1_penalty`, for a judge of pairs.
+
+    Mescheder et al. 2018, arXiv 1801.04406, equation 9.
+    """
+
+    def of_images(x, training):
+        return discriminator([x, codes], training=training)
+
+    def of_codes(z, training):
+        return discriminator([images, z], training=training)
+
+    slopes = squared_slopes(of_images, images) + squared_slopes(of_codes, codes)
+    return tf.reduce_mean(slopes) / 2
+
+
+def make_bigan_play(discriminator, generator, encoder, *, objective, latent_dim, seed, d_terms=()):
     """Make the bidirectional game, as `steps.make_step` takes it: G and E against D.
 
     Args:
@@ -51,10 +69,12 @@ def make_bigan_play(discriminator, generator, encoder, *, objective, latent_dim,
             does not look at the codes, no gradient reaches the encoder, and Keras warns of that.
         objective: three losses: of real and fake logits for D, of fake logits for G, of real logits
             for E; such as `bidirectional`.
+        d_terms: functions (images, codes, step) -> scalar, added to D's loss, such as a penalty;
+            codes are E's of these images, and D alone learns from what is done with them.
 
     Returns:
-        Function (real, step) -> D's total, the total of G and E, dict: d_loss, g_loss, e_loss;
-        d_real and d_fake, the mean D(x, E(x)) and D(G(z), z).
+        Function (real, step) -> D's total, the total of G and E, dict: d_loss, which is without the
+        terms, g_loss, e_loss; d_real and d_fake, the mean D(x, E(x)) and D(G(z), z).
 
     Donahue et al. 2017, arXiv 1605.09782, section 3.4; Dumoulin et al. 2017, arXiv 1606.00704.
     """
@@ -62,13 +82,15 @@ def make_bigan_play(discriminator, generator, encoder, *, objective, latent_dim,
 
     def play(real, step):
         z = sample_latents(tf.shape(real)[0], latent_dim, seed=seed, step=step)
-        real_logits = discriminator([real, encoder(real, training=True)], training=True)
+        codes = encoder(real, training=True)
+        real_logits = discriminator([real, codes], training=True)
         fake_logits = discriminator([generator(z, training=True), z], training=True)
         d_loss = discriminator_loss(real_logits, fake_logits)
         g_loss, e_loss = generator_loss(fake_logits), encoder_loss(real_logits)
+        d_total = sum([term(real, tf.stop_gradient(codes), step) for term in d_terms], d_loss)
         d_real, d_fake = (tf.reduce_mean(tf.sigmoid(x)) for x in (real_logits, fake_logits))
         values = {"d_loss": d_loss, "g_loss": g_loss, "e_loss": e_loss}
-        return d_loss, g_loss + e_loss, values | {"d_real": d_real, "d_fake": d_fake}
+        return d_total, g_loss + e_loss, values | {"d_real": d_real, "d_fake": d_fake}
 
     return play
 

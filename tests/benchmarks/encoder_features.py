@@ -1,10 +1,16 @@
 """Are a BiGAN's features any good, and does its encoder invert? Over seeds, beside an autoencoder.
 
-python tests/benchmarks/encoder_features.py
+    python tests/benchmarks/encoder_features.py
 
-Both have the same generator and encoder, batches and steps. Features are judged by the nearest
-neighbor of each test image among all training images. The BiGAN's generator is also inverted by
-search, from the prior and from its encoder's codes.
+"bigan" normalizes the codes over the batch, and holds D by a penalty on its slope; "free" leaves
+the normalization out, "plain" the penalty. All have the same generator, encoder, batches and steps,
+the autoencoder, too. Judged are the averaged networks, their statistics of batch normalization
+settled: taken anew, by the averaged weights. Features are judged by the nearest neighbor of each
+test image among all training images. The BiGAN's generator is also inverted by search, from the
+prior and from its encoder's codes.
+
+code_deviation is that of the codes' entries, code_deviation_seen as D saw it at the end, and
+code_deviation_averaged before the statistics were settled.
 """
 
 import time
@@ -13,39 +19,49 @@ from functools import partial
 import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
+import course
 import keras
 import numpy as np
 import systems
 import tensorflow as tf
+from keras import layers
 
 from ganutils import data, networks, runtime
 from ganutils.families import bigan
 from ganutils.latents import sample_latents
+from ganutils.losses import lazily
 from ganutils.metrics import neighbor_accuracy
 from ganutils.steps import make_step, with_ema
 from ganutils.training import Run, train
 
-VARIANTS = ("bigan", "autoencoder")
+VARIANTS = ("bigan", "free", "plain", "autoencoder")
 LATENT_DIM, BATCH = 50, 64
-D_RATE, RATE = 5e-4, 1e-3  # of D; of G and E. At equal rates D is too far ahead
+D_RATE, RATE = 5e-4, 1e-3  # of D; of G and E
+WEIGHT, EVERY = 1.0, 4  # of the penalty on D's slope
 UNITS = 256
+SETTLING = 700  # batches; statistics from before count for less than 0.1 % then
 DRAWN, SEARCHED, TRIES, SEARCH_STEPS = 16, 100, 4, 200
 READ = 2000  # reconstructions whose digit is read
 
 
-def build(shape, seed):
-    """A discriminator of images, a generator and an encoder; the same for every variant."""
+def build(variant, shape, seed):
+    """A discriminator of images, a generator and an encoder; the same but for "free"."""
     keras.utils.set_random_seed(seed)
     judge = networks.mlp_discriminator(shape)
     sizes = {"widths": (256, 512), "after_dense": networks.bn_relu}
     generator = networks.mlp_generator(LATENT_DIM, shape, **sizes)
-    reader = networks.mlp_discriminator(shape, after_dense=systems.fused_bn_leaky_02)
-    return judge, generator, networks.with_heads(reader, LATENT_DIM)
+    sizes = {"widths": (512, 1024), "after_dense": systems.fused_bn_leaky_02}
+    reader = networks.mlp_discriminator(shape, **sizes)
+    encoder = networks.with_heads(reader, LATENT_DIM)
+    if variant != "free":
+        normalize = layers.BatchNormalization(center=False, scale=False, dtype="float32")
+        encoder = keras.Model(encoder.input, normalize(encoder.output))
+    return judge, generator, encoder
 
 
 def adam(steps, rate=RATE):
     rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
-    return keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99)
+    return keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
 
 
 def make_run(variant, judge, generator, encoder, *, seed, steps):
@@ -56,6 +72,10 @@ def make_run(variant, judge, generator, encoder, *, seed, steps):
         return run, bigan.make_autoencoder_step(encoder, generator, optimizer=g_optimizer)
     discriminator = bigan.joint_discriminator(judge, LATENT_DIM, units=UNITS)
     run = Run(discriminator, coders, d_optimizer=d_optimizer, g_optimizer=g_optimizer)
+
+    def penalty(images, codes, step):
+        return WEIGHT * bigan.pair_penalty(discriminator, images, codes)
+
     play = bigan.make_bigan_play(
         discriminator,
         generator,
@@ -63,14 +83,18 @@ def make_run(variant, judge, generator, encoder, *, seed, steps):
         objective=bigan.bidirectional,
         latent_dim=LATENT_DIM,
         seed=seed,
+        d_terms=[] if variant == "plain" else [lazily(penalty, every=EVERY)],
     )
     optimizers = {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
     return run, make_step(play, run.d_variables, run.g_variables, **optimizers)
 
 
 def train_variant(variant, images, *, seed, steps):
-    """Train one variant from nothing; averaged generator, averaged and untrained encoder."""
-    judge, generator, encoder = build(images.shape[1:], seed)
+    """Train one variant from nothing; averaged generator, averaged and untrained encoder, seen.
+
+    seen: deviation of the codes of the last 50 batches as D saw them, by their own statistics.
+    """
+    judge, generator, encoder = build(variant, images.shape[1:], seed)
     means = runtime.in_float32(generator), runtime.in_float32(encoder)
     untrained = runtime.in_float32(encoder)
     run, train_step = make_run(variant, judge, generator, encoder, seed=seed, steps=steps)
@@ -78,7 +102,20 @@ def train_variant(variant, images, *, seed, steps):
         train_step = with_ema(train_step, model, mean)
     batches = partial(data.batches, images, BATCH, seed=seed)
     train(run, train_step, batches, steps=steps, every=steps, per_call=min(steps, 20))
-    return *means, untrained
+    some = np.reshape(images[: 50 * BATCH], (-1, BATCH, *images.shape[1:]))
+    seen = np.std([encoder(batch, training=True) for batch in some])
+    return *means, untrained, float(seen)
+
+
+def settle(generator, encoder, images, *, seed):
+    """Take the statistics of batch normalization anew, by the weights as they are.
+
+    Izmailov et al. 2018, arXiv 1803.05407, section 3.2.
+    """
+    for i in range(SETTLING):
+        start = i * BATCH % (len(images) - BATCH)
+        encoder(images[start : start + BATCH], training=True)
+        generator(sample_latents(BATCH, LATENT_DIM, seed=seed, step=-3 - i), training=True)
 
 
 def outputs_of(network, inputs):
@@ -86,8 +123,9 @@ def outputs_of(network, inputs):
 
 
 def hidden_layer(encoder):
-    """The encoder without its last layer."""
-    return keras.Model(encoder.input, encoder.layers[-1].input)
+    """The encoder up to its last hidden layer."""
+    *_, last = (layer for layer in encoder.layers if isinstance(layer, layers.Dense))
+    return keras.Model(encoder.input, last.input)
 
 
 def judge_features(network, sets):
@@ -130,21 +168,31 @@ def judge_search(generator, images, starts):
     return row, record.as_bytes(generator(codes[:DRAWN], training=False).numpy())
 
 
-def measure(variant, *, seed, steps, source):
-    """One variant and seed: a row and its pictures."""
+def measure(variant, *, seed, steps, source, count=course.COUNT, judge=None):
+    """One variant and seed: a row and its pictures.
+
+    The judge is the course's, or made of other settings of `classifier.digit_classifier`.
+    """
     runtime.fast_precision()
     images, labels, _ = data.load_images(source)
     test_images, test_labels, _ = data.load_images(source, split="test")
     sets, test = (images, labels, test_images, test_labels), test_images[:SEARCHED]
     began = time.perf_counter()
-    generator, encoder, untrained = train_variant(variant, images, seed=seed, steps=steps)
-    row = {"seconds": time.perf_counter() - began}
-    samples = generator(sample_latents(DRAWN, LATENT_DIM, seed=seed, step=-1), training=False)
-    pictures = {"samples": record.as_bytes(samples.numpy())}
+    generator, encoder, untrained, seen = train_variant(variant, images, seed=seed, steps=steps)
+    row = {"seconds": time.perf_counter() - began, "code_deviation_seen": seen}
+    row["code_deviation_averaged"] = float(outputs_of(encoder, test_images).std())
+    settle(generator, encoder, images, seed=seed)
+    z = sample_latents(count, LATENT_DIM, seed=seed, step=-1)
+    samples = outputs_of(generator, z).reshape(-1, *images.shape[1:])
+    pictures = {"samples": record.as_bytes(samples[:DRAWN])}
     judged, drawn = judge_encoder(generator, encoder, sets)
     row, pictures = row | judged, pictures | drawn
     if variant == "autoencoder":
         row["pixels"] = neighbor_accuracy(flat(images), labels, flat(test_images), test_labels)
+        return row, pictures
+    judge = course.make_judge(source, count=count, **(judge or {}))
+    row |= {**judge.scores(samples), "floors": judge.floors()}
+    if variant != "bigan":
         return row, pictures
     row["untrained"] = judge_features(hidden_layer(untrained), sets)
     prior = sample_latents(TRIES * len(test), LATENT_DIM, seed=seed, step=-2)
@@ -158,4 +206,4 @@ def measure(variant, *, seed, steps, source):
 
 
 if __name__ == "__main__":
-    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=8000)
+    record.over_seeds(measure, VARIANTS, script=__file__, doc=__doc__, steps=4000)

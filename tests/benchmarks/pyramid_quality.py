@@ -4,8 +4,9 @@
 
 trains on MNIST, for each seed, the plain DCGAN for SECONDS, and a pyramid of three GANs for as
 long in sum: 7x7 images, then the residuals that lead to 14x14 and to 28x28. Each level trains by
-itself, on real coarse images. Both have averaged generators, batches of 64 and
-`runtime.fast_precision`.
+itself, on real coarse images. Then both once more as the course plays from notebook 3's end on
+("held_"): a hidden layer in D where it judges whole images, the hinge loss, R1, beta_1 of 0. All
+have averaged generators, batches of 64 and `runtime.fast_precision`.
 
 A row holds the scores of 10,000 samples against the test images, and beside each its floor, that
 of 10,000 training images. A pyramid's row also says where the error comes in: the Fréchet distance
@@ -30,44 +31,66 @@ import numpy as np
 from ganutils import classifier, data, losses, metrics, networks, runtime
 from ganutils.families import lapgan
 from ganutils.latents import sample_latents
-from ganutils.steps import make_gan_play
+from ganutils.steps import make_gan_play, with_terms
 
-VARIANTS = ("dcgan", "pyramid")
+VARIANTS = ("dcgan", "pyramid", "held_dcgan", "held_pyramid")
 SECONDS = 100.0
 SHARES = (0.4, 0.3, 0.3)  # of the pyramid's time, coarse before fine
 WIDTHS = {14: (64, 64, 32), 28: (32, 64, 16)}  # of the generators, fewer where pixels are many
-LATENT_DIM, BATCH_SIZE = 64, 64
+LATENT_DIM, HELD_LATENT_DIM, BATCH_SIZE = 64, 32, 64
 CHUNK = 500  # images drawn at once
-GAN = {"objective": losses.non_saturating, "latent_dim": LATENT_DIM}
+WEIGHT, EVERY = 1.0, 4  # of R1, where the game is held
 
 
-def make_dcgan(image_shape, *, seed):
-    """The plain DCGAN for images of any size that its defaults take; its run and its step."""
-    discriminator = networks.dcgan_discriminator(image_shape)
-    generator = networks.dcgan_generator(LATENT_DIM, image_shape)
-    run = course.averaged_run(discriminator, generator, beta_1=0.5)
-    play = make_gan_play(run.discriminator, run.generator, seed=seed, **GAN)
+def start(discriminator, generator, play, held):
+    run = course.averaged_run(discriminator, generator, beta_1=0.0 if held else 0.5)
     return run, course.averaged_step(run, play)
 
 
-def make_coarsest(image_shape, *, seed):
+def make_whole(image_shape, *, held, seed, generator_sizes=None, **discriminator_sizes):
+    """A DCGAN of whole images; its run and its step."""
+    trunk, latent_dim = (course.TRUNK, HELD_LATENT_DIM) if held else ({}, LATENT_DIM)
+    discriminator = networks.dcgan_discriminator(image_shape, **trunk, **discriminator_sizes)
+    generator = networks.dcgan_generator(latent_dim, image_shape, **(generator_sizes or {}))
+
+    def penalty(real, fake, step):
+        return WEIGHT * losses.r1_penalty(discriminator, real)
+
+    play = make_gan_play(
+        discriminator,
+        generator,
+        objective=losses.hinge if held else losses.non_saturating,
+        latent_dim=latent_dim,
+        seed=seed,
+        d_terms=[losses.lazily(penalty, every=EVERY)] if held else [],
+    )
+    return start(discriminator, generator, play, held)
+
+
+def make_coarsest(image_shape, *, held, seed):
     """The GAN of the pyramid's coarse images: convolutions that enlarge nothing."""
-    discriminator = networks.dcgan_discriminator(image_shape, widths=(32, 64), kernel_size=3)
-    generator = networks.dcgan_generator(LATENT_DIM, image_shape, widths=(32, 32), scales=(1, 1))
-    run = course.averaged_run(discriminator, generator, beta_1=0.5)
-    play = make_gan_play(discriminator, generator, seed=seed, **GAN)
-    return run, course.averaged_step(run, play)
+    sizes = {"widths": (32, 32), "scales": (1, 1)}
+    return make_whole(image_shape, held=held, seed=seed, generator_sizes=sizes, kernel_size=3)
 
 
-def make_level(image_shape, *, seed):
+def make_level(image_shape, *, held, seed):
     """The GAN of one level of the pyramid."""
     discriminator = lapgan.lapgan_discriminator(image_shape, kernel_size=3)
     generator = lapgan.lapgan_generator(image_shape, widths=WIDTHS[image_shape[0]])
-    run = course.averaged_run(discriminator, generator, beta_1=0.5)
-    play = lapgan.make_lapgan_play(
-        discriminator, generator, objective=losses.non_saturating, seed=seed
-    )
-    return run, course.averaged_step(run, play)
+    objective = losses.hinge if held else losses.non_saturating
+    play = lapgan.make_lapgan_play(discriminator, generator, objective=objective, seed=seed)
+
+    def penalty(real, step):
+        low = lapgan.upsample(lapgan.downsample(real))
+
+        def judge(residual, training):
+            return discriminator([residual, low], training=training)
+
+        return WEIGHT * losses.r1_penalty(judge, real - low)
+
+    if held:
+        play = with_terms(play, d_terms=[losses.lazily(penalty, every=EVERY)])
+    return start(discriminator, generator, play, held)
 
 
 def train_for(make, images, seconds, *, steps, seed):
@@ -90,9 +113,9 @@ def in_chunks(draw, count):
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def sample_dcgan(generator, count, *, seed):
+def sample_whole(generator, count, *, seed):
     def draw(start, size):
-        z = sample_latents(size, LATENT_DIM, seed=seed, step=start)
+        z = sample_latents(size, generator.input_shape[-1], seed=seed, step=start)
         return generator(z, training=False)
 
     return in_chunks(draw, count)
@@ -133,15 +156,17 @@ def measure(
     images, _, _ = data.load_images(source)
     judge = course.make_judge(source, count=count, **(judge or {}))
     row = {"precision_policy": runtime.fast_precision()}
-    if variant == "dcgan":
-        generator, taken = train_for(make_dcgan, images, seconds, steps=steps, seed=seed)
+    held = variant.startswith("held")
+    if variant.endswith("dcgan"):
+        make = partial(make_whole, held=held)
+        generator, taken = train_for(make, images, seconds, steps=steps, seed=seed)
         row["levels"] = [taken]
-        samples = sample_dcgan(generator, count, seed=seed + 1)
+        samples = sample_whole(generator, count, seed=seed + 1)
     else:
         makers = (make_coarsest, make_level, make_level)
         sizes = [lapgan.build_pyramid(images, level)[0].numpy() for level in (2, 1)] + [images]
         trained = [
-            train_for(make, real, seconds * share, steps=steps, seed=seed)
+            train_for(partial(make, held=held), real, seconds * share, steps=steps, seed=seed)
             for make, real, share in zip(makers, sizes, SHARES, strict=True)
         ]
         generators, row["levels"] = [g for g, _ in trained], [taken for _, taken in trained]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from by_hand import STEP, bce, check_play, game_values, variables_of
-from helpers import assert_close, eagerly, numbers_of, real_batch, same_bits, step_at
+from helpers import assert_close, eagerly, floats, numbers_of, real_batch, same_bits, step_at
 from keras import layers
 from sklearn.linear_model import LinearRegression
 
@@ -75,7 +75,16 @@ def test_the_joint_discriminator_judges_pairs_and_not_two_things_apart():
 # The game.
 
 
-def make_play(discriminator, generator, encoder):
+def test_the_penalty_of_pairs_is_half_the_squared_slope_by_image_and_by_code():
+    image, code = keras.Input(SHAPE), keras.Input((LATENT_DIM,))
+    row = layers.Concatenate()([layers.Flatten()(image), code])
+    linear = keras.Model([image, code], layers.Dense(1)(row))
+    kernel = linear.layers[-1].kernel.numpy()
+    found = bigan.pair_penalty(linear, some_images(), some_codes())
+    assert float(found) == pytest.approx(np.sum(kernel**2) / 2, rel=1e-5)
+
+
+def make_play(discriminator, generator, encoder, **settings):
     return bigan.make_bigan_play(
         discriminator,
         generator,
@@ -83,6 +92,7 @@ def make_play(discriminator, generator, encoder):
         objective=bigan.bidirectional,
         latent_dim=LATENT_DIM,
         seed=5,
+        **settings,
     )
 
 
@@ -101,6 +111,31 @@ def test_the_game_is_its_definition_and_g_and_e_play_it_with_the_labels_exchange
 
     owned = variables_of(discriminator), variables_of(generator, encoder)
     check_play(make_play(*models), define, some_images(), *owned)
+
+
+def test_a_term_is_ds_alone_and_sees_the_encoders_codes():
+    models, seen = players(), []
+
+    def term(images, codes, step):
+        seen.append((images, codes, step))
+        return 7 * tf.reduce_sum(codes)
+
+    plain = make_play(*models)(some_images(), STEP)
+    with tf.GradientTape() as tape:
+        d_total, both_total, values = make_play(*models, d_terms=[term])(some_images(), STEP)
+    [(images, codes, step)] = seen
+    np.testing.assert_array_equal(images, some_images())
+    assert step == STEP
+    np.testing.assert_allclose(codes, models[2](some_images()), rtol=1e-5)
+    added = 7 * np.sum(codes)
+    assert float(d_total) == pytest.approx(float(plain[0]) + added, rel=1e-4)
+    assert float(both_total) == float(plain[1])
+    assert floats(values) == floats(plain[2])
+    # The term's slope by E's weights is cut: what is left is that of D's loss.
+    mine = tape.gradient(d_total, models[2].trainable_variables)
+    with tf.GradientTape() as tape:
+        d_loss = make_play(*models)(some_images(), STEP)[0]
+    assert_close(mine, [g.numpy() for g in tape.gradient(d_loss, models[2].trainable_variables)])
 
 
 def test_keras_warns_where_the_discriminator_does_not_see_the_codes():
@@ -205,19 +240,39 @@ def test_a_search_of_bad_input_is_refused(count, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", encoder_features.VARIANTS)
-def test_the_script_measures_a_row(variant, monkeypatch):
-    for name, value in {"SEARCHED": 20, "TRIES": 2, "SEARCH_STEPS": 3, "READ": 50}.items():
+def test_the_script_measures_a_row(variant, monkeypatch, tmp_path):
+    small = {"SEARCHED": 20, "TRIES": 2, "SEARCH_STEPS": 3, "READ": 50, "SETTLING": 5}
+    for name, value in small.items():
         monkeypatch.setattr(encoder_features, name, value)
     monkeypatch.setenv("GANUTILS_PRECISION", "float32")  # the policy outlives the test
-    row, pictures = encoder_features.measure(variant, seed=0, steps=4, source="digits")
+    monkeypatch.setenv("GANUTILS_CACHE", str(tmp_path))
+    judge = {"features": 64, "steps": 3}
+    row, pictures = encoder_features.measure(
+        variant, seed=0, steps=4, source="digits", count=100, judge=judge
+    )
     names = {"seconds", "hidden", "code", "error", "same_digit", "code_deviation"}
-    names |= {"bigan": {"untrained"}, "autoencoder": {"pixels"}}[variant]
+    names |= {"code_deviation_seen", "code_deviation_averaged"}
+    names |= {"autoencoder": {"pixels"}}.get(variant, {"frechet", "class_divergence"})
+    names |= {"bigan": {"untrained"}}.get(variant, set())
     numbers = {k: v for k, v in row.items() if isinstance(v, float)}
     assert set(numbers) == names and all(map(math.isfinite, numbers.values()))
     searches = [row[name] for name in row if name.startswith("search")]
-    assert len(searches) == {"bigan": 2, "autoencoder": 0}[variant]
+    assert len(searches) == {"bigan": 2}.get(variant, 0)
     for search in searches:
         assert len(search["path"]) == 4 and search["milliseconds"] > 0
     assert len(pictures) == 2 + len(searches)
     for picture in pictures.values():
         assert picture.shape == (16, 28, 28) and picture.dtype == np.uint8
+
+
+def test_settled_statistics_are_those_of_the_weights_as_they_are(monkeypatch):
+    monkeypatch.setattr(encoder_features, "SETTLING", 2000)
+    monkeypatch.setattr(encoder_features, "LATENT_DIM", LATENT_DIM)
+    _, generator, encoder = players()
+    normalize = layers.BatchNormalization(center=False, scale=False)
+    encoder = keras.Model(encoder.input, normalize(50 * encoder.output + 3))
+    images = some_images(65)
+    encoder_features.settle(generator, encoder, images.numpy(), seed=0)
+    codes = encoder(images).numpy()
+    np.testing.assert_allclose(codes.mean(axis=0), 0, atol=0.1)
+    np.testing.assert_allclose(codes.std(axis=0), 1, atol=0.1)
