@@ -447,8 +447,15 @@ def exercises_of(notebook):
     return [cell.source for cell in prose(notebook) if "exercise" in tags(cell)]
 
 
+def checks_in(notebook, call):
+    """The checks that are handed to `exercises.report`, or to `exercises.try_check`."""
+    calls = [node for node in nodes(notebook) if isinstance(node, ast.Call) and node.args]
+    found = [node.args[0] for node in calls if ast.unparse(node.func) == f"exercises.{call}"]
+    return {ast.unparse(check) for check in found}
+
+
 def worked(notebook, path):
-    """The lesson's exercises, to the letter, each with a stub and a solution, and a check tried."""
+    """The lesson's exercises, to the letter, each with a stub and a solution; checks are tried."""
     lesson = path.parents[1] / path.name.replace("_solutions", "")
     problems = [] if exercises_of(notebook) == exercises_of(read(lesson)) else ["not the lesson's"]
     number, parts = int(path.name[:2]), []
@@ -472,7 +479,8 @@ def worked(notebook, path):
             for call in ("exercises.report(", "exercises.try_check("):
                 missing |= set() if call in "".join(calls) else {call}
         problems += [f"{name} has no {what}" for what in sorted(missing)]
-    return problems
+    untried = checks_in(notebook, "report") - checks_in(notebook, "try_check")
+    return problems + [f"{check} is never tried" for check in sorted(untried)]
 
 
 def hunted(notebook, path):
@@ -585,6 +593,94 @@ def test_links_lead_somewhere():
     local = [(path.parent / link, link) for path, link in links if "://" not in link]
     assert len(local) > 100
     assert sorted({link for target, link in local if not target.exists()}) == []
+
+
+def test_a_section_that_is_named_beside_a_link_is_there():
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").rglob("*.md")}
+    for path in [*NOTEBOOKS, *SOLUTIONS, *HUNTS, *TEACHING]:
+        texts[path] = "\n".join(cell.source for cell in prose(read(path)))
+    link = re.compile(r"\]\(([^)#\s]+\.ipynb)(?:#(\S+))?\),\s+\*([^*]+)\*")
+    named = [
+        (path.stem, (path.parent / target).resolve(), anchor, " ".join(name.split()))
+        for path, text in texts.items()
+        for target, anchor, name in link.findall(text)
+    ]
+    assert len(named) > 60
+    there = {target: [text for _, text in headings(read(target))] for _, target, *_ in named}
+    for page, target, anchor, name in named:
+        found = [text for text in there[target] if text.startswith(name)]
+        assert found, (page, target.name, name)
+        if anchor or page == "symptoms":  # as JupyterLab names a heading
+            assert anchor in [text.replace(" ", "-") for text in found], (page, anchor)
+
+
+# The teacher's page.
+
+GUIDE = (ROOT / "notebooks" / "teaching" / "guide.md").read_text(encoding="utf-8")
+
+
+def table_rows(text):
+    """The rows of a page's tables, each a list of cells, heads included."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def study_minutes(notebook):
+    """The guide's formula: 130 words of prose, 12 lines of code or a picture a minute."""
+    section, minutes = "", 0.0
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            minutes += sum(bool(line.strip()) for line in cell.source.splitlines()) / 12
+            kinds = [set(output.get("data", {})) for output in cell.outputs]
+            minutes += sum(bool({"image/png", "text/html"} & kind) for kind in kinds)
+            continue
+        for part in re.split(r"^(?=## )", cell.source, flags=re.M):
+            section = part.splitlines()[0][3:] if part.startswith("## ") else section
+            if section not in ("Exercises", "References"):
+                minutes += len(re.sub(r"!\[.*?\]\(.*?\)", "", part, flags=re.S).split()) / 130
+    return minutes
+
+
+def test_the_teachers_table_counts_what_is_there():
+    rows = [row for row in table_rows(GUIDE) if re.match(r"\[\d+\. ", row[0])]
+    readme = [row for row in table_rows((ROOT / "README.md").read_text()) if row[0][:4] == "<img"]
+    assert len(rows) == len(readme) == len(NOTEBOOKS) == len(SOLUTIONS)
+    for row, shown, lesson, solved in zip(rows, readme, NOTEBOOKS, SOLUTIONS, strict=True):
+        study, run, *counts = map(int, row[1:])
+        grades = [EXERCISE.match(text)[3] for text in exercises_of(read(solved))]
+        assert (run, counts) == (int(shown[-1]), [len(grades), grades.count("build")]), row[0]
+        assert abs(study - study_minutes(read(lesson))) <= 10, (row[0], study_minutes(read(lesson)))
+
+
+def test_the_teachers_tracks_name_sections_that_are_there():
+    named = []
+    for cell in [cell for row in table_rows(GUIDE) for cell in row if "*" in cell]:
+        number = None
+        for found in re.finditer(r"(?<![\d.])(\d+)(?=[,;])|\*([^*]+)\*", cell):
+            number = int(found[1]) if found[1] else number
+            if found[2]:
+                named.append((number, found[2]))
+    assert len(named) > 20
+    there = {number: headings(read(NOTEBOOKS[number - 1])) for number, _ in named}
+    lost = [(n, name) for n, name in named if name not in [text for _, text in there[n]]]
+    assert lost == []
+
+
+def test_the_teachers_tracks_add_up_the_minutes_of_exercises():
+    texts = [text for path in SOLUTIONS for text in exercises_of(read(path))]
+    minutes = {}
+    for text in texts:
+        number, index, _ = EXERCISE.match(text).groups()
+        minutes[int(number), int(index)] = int(re.search(r", (\d+) minutes\)", text)[1])
+    checked = 0
+    for row in table_rows(GUIDE):
+        given = re.findall(r"\b(\d+)\.(\d)(?: to \d+\.(\d))?", row[-2]) if len(row) > 5 else []
+        if given:
+            spans = [(int(n), range(int(a), int(b or a) + 1)) for n, a, b in given]
+            total = sum(minutes[number, index] for number, span in spans for index in span)
+            assert total == int(row[-1]), row
+            checked += 1
+    assert checked >= 17
 
 
 # What parity leaves out, and what it does not.
@@ -913,6 +1009,8 @@ def test_solutions_that_keep_the_rule_are_left_alone(made_up_solutions):
         (lambda n: n.cells.pop(3), "7.1 has no check"),
         (edit(4, "report", "print"), "7.1 has no exercises.report("),
         (edit(4, "try_check", "print"), "7.1 has no exercises.try_check("),
+        (edit(4, "try_check(c)", "try_check(other)"), "c is never tried"),
+        (edit(8, "1", "exercises.report(d, 1)"), "d is never tried"),
     ],
 )
 def test_the_rule_of_solutions_can_be_broken(made_up_solutions, change, expected):
