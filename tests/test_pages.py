@@ -55,7 +55,7 @@ def test_the_mathematics_is_a_block_of_its_own():
     assert names == ["mathematics", "worlds", "trainer", "experiments", "page"]
     blocks = dict(re.findall(r'(?s)<script id="(\w+)">(.*?)</script>', page))
     assert not re.search(r"\b(document|window|self|postMessage)\b", blocks["mathematics"])
-    assert max(map(len, page.splitlines())) <= 140
+    assert max(map(len, page.splitlines())) <= 110
 
 
 def test_everything_that_is_seen_has_words():
