@@ -266,7 +266,7 @@ def test_the_script_measures_a_row(variant, monkeypatch, tmp_path):
 
 
 def test_settled_statistics_are_those_of_the_weights_as_they_are(monkeypatch):
-    monkeypatch.setattr(encoder_features, "SETTLING", 2000)
+    monkeypatch.setattr(encoder_features, "SETTLING", 800)
     monkeypatch.setattr(encoder_features, "LATENT_DIM", LATENT_DIM)
     _, generator, encoder = players()
     normalize = layers.BatchNormalization(center=False, scale=False)
