@@ -47,7 +47,7 @@ OPTIMIZERS = {
 WRONG = {
     "local-loss": "each replica's loss is a mean over its share, and the sum is taken for the mean",
     "own-statistics": "each replica normalizes by the statistics of its share",
-    "late": "the networks, and so the first operations, come before the strategy",
+    "late": "the networks are made outside of the scope, and so before the cluster is joined",
 }
 
 
@@ -251,10 +251,10 @@ def main(arguments=None):
         if failed:
             print(f"Worker {failed[0]} ended with status {failed[1]}; so all end.", file=sys.stderr)
         return int(failed is not None)
+    strategy = mirror(options.devices) if options.devices > 1 else None
     players = new_players() if options.wrong == "late" else None
-    strategy = join(options.wait) if in_cluster else None
-    if options.devices > 1:
-        strategy = mirror(options.devices)
+    if in_cluster:
+        strategy = join(options.wait)
     run, train_step = new_run(strategy, options.wrong, options.optimizer, players)
     go(run, train_step, options.steps, options.folder, options.every)
     if options.out and (strategy is None or strategy.extended.should_checkpoint):
