@@ -115,7 +115,7 @@ def state_of(run):
 def meet(addresses, index, seconds):
     """Wait until all workers of a cluster are there; the first listens, the others call.
 
-    TensorFlow itself would wait for an hour. The ports are free again for it afterwards.
+    TensorFlow itself would wait far longer. The ports are free again for it afterwards.
 
     Args:
         addresses: "host:port" of each worker.
