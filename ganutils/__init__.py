@@ -8,7 +8,8 @@ Shared by all notebooks:
   discrimination, packing (PacGAN), virtual batch normalization
 - losses: minimax, non-saturating, label smoothing, least squares (LSGAN), hinge, Wasserstein
   (WGAN), gradient penalty (WGAN-GP), R1, weight clipping, feature matching, historical averaging
-- steps: the training step, one for all games; moving average of weights (EMA); several D updates
+- steps: the training step, one for all games; moving average of weights (EMA); several D updates;
+  several devices
 - training, checkpoints: a run, its loop, and how it goes on after a crash
 - metrics: Fréchet distance (FID), kernel distance (KID), classifier score (Inception score),
   precision and recall, density and coverage, mode coverage, support size, nearest neighbors,

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -274,6 +275,8 @@ def saver(run, folder, *, keep=3):
     Args:
         run: `training.Run`.
         folder: where to; the newest `keep` saves stay there (None: all of them). "~" is the home.
+            Of several workers only the chief, the first, saves there. The others save into a
+            temporary folder, since a save may need all of them, and resume from the chief's.
 
     Returns:
         Function of a `training.Progress`. It raises OSError where the folder cannot be written to
@@ -283,6 +286,8 @@ def saver(run, folder, *, keep=3):
     Raises:
         OSError, ValueError: for a folder, as `resume`.
     """
+    if run.strategy is not None and not run.strategy.extended.should_checkpoint:
+        folder, keep = tempfile.mkdtemp(prefix="ganutils-"), 1
     manager = _manager(run, folder, keep)
 
     def save(progress):

@@ -1,5 +1,7 @@
 """Where does noise come from? A pure function of (seed, step), so that a run can be resumed."""
 
+import functools
+
 import tensorflow as tf
 
 
@@ -25,11 +27,39 @@ def stream(seed, step, name=""):
     return tf.random.fold_in(key, int.from_bytes(name.encode(), "big")) if name else key
 
 
+def replica():
+    """Which replica is this, and of how many? (0, 1) outside of `strategy.run`."""
+    context = tf.distribute.get_replica_context()
+    if context is None:  # across replicas
+        return 0, 1
+    number = tf.get_static_value(context.replica_id_in_sync_group)
+    return int(number), context.num_replicas_in_sync
+
+
+def by_replica(draw):
+    """Let each replica get its own rows of what one device would draw for all of them.
+
+    draw: function (count, ...) -> tensor (count, ...), a pure function of what it is given. On one
+    of several replicas, count is the rows of that replica; all are drawn, and the others left.
+    """
+
+    @functools.wraps(draw)
+    def own_rows(count, *sizes, **key):
+        number, replicas = replica()
+        if replicas == 1:
+            return draw(count, *sizes, **key)
+        return draw(replicas * count, *sizes, **key)[number * count : (number + 1) * count]
+
+    return own_rows
+
+
+@by_replica
 def sample_latents(count, latent_dim, *, seed, step):
     """Draw standard normal latents z, float32 (count, latent_dim), by (seed, step) alone."""
     return tf.random.stateless_normal((count, latent_dim), seed=stream(seed, step))
 
 
+@by_replica
 def sample_classes(count, classes, *, seed, step):
     """Draw equally likely classes, int32 (count,) from 0 to classes - 1, by (seed, step) alone."""
     key = stream(seed, step, "clas")

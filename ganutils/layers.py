@@ -4,6 +4,8 @@ All are registered: a model that holds them is loaded by `keras.models.load_mode
 this room is imported.
 """
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,6 +14,33 @@ from keras import layers
 from ganutils import validation
 
 # Fused forms.
+
+
+def synchronized(call):
+    """Let a normalization's training pass use the batch of all replicas, where there are several.
+
+    The mean is that of the replicas' means, the variance that of their variances, each about the
+    common mean. So every replica normalizes, and moves its statistics, as one device would that
+    saw all rows. call: method (self, inputs, training, mask) of a batch normalization.
+    """
+
+    @functools.wraps(call)
+    def shared_call(self, inputs, training=False, mask=None):
+        replicas = tf.distribute.get_replica_context()
+        if not training or replicas is None or replicas.num_replicas_in_sync == 1:
+            return call(self, inputs, training=training, mask=mask)
+        x = tf.cast(inputs, tf.float32)
+        own_mean, own_variance = tf.nn.moments(x, list(range(x.ndim - 1)))
+        mean = replicas.all_reduce("MEAN", own_mean)
+        variance = replicas.all_reduce("MEAN", own_variance + tf.square(own_mean - mean))
+        rows = replicas.num_replicas_in_sync * tf.size(x) / tf.size(mean)
+        unbiased = variance * tf.cast(rows / (rows - 1), tf.float32)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            moving.assign(self.momentum * moving + (1 - self.momentum) * batch)
+        outputs = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
+        return tf.cast(outputs, inputs.dtype)
+
+    return shared_call
 
 
 @keras.saving.register_keras_serializable(package="ganutils")
@@ -25,6 +54,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
     Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1.
     """
 
+    @synchronized
     def call(self, inputs, training=False, mask=None):
         if self.axis != -1 or not (self.scale and self.center):
             raise ValueError("The fused operation needs axis=-1, scale=True and center=True.")

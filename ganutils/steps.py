@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from ganutils import validation
-from ganutils.latents import sample_latents
+from ganutils.latents import replica, sample_latents
 
 
 def make_train_step(
@@ -149,6 +149,54 @@ def with_terms(play, *, d_terms=(), g_terms=()):
 def part_of(batch, i, parts):
     """Part i of a batch, a tensor or a tuple of tensors, cut into so many equal parts."""
     return tf.nest.map_structure(lambda rows: tf.split(rows, parts)[i], batch)
+
+
+def per_replica(play):
+    """Make a game that each replica of a `tf.distribute` strategy plays on its share of the batch.
+
+    Optimizers add up the gradients of all replicas. So each total, a mean over a share, is divided
+    by their number, and the sum is the gradient of the mean over the whole batch.
+
+    Args:
+        play: as `make_step` takes it. Latents and classes of `latents` are those that one device
+            would draw; what a play draws by other means, such as Dropout's masks or the points of a
+            gradient penalty, is the same on every replica.
+
+    Returns:
+        Function as `play`: (real, step), real being the whole batch on every replica, whose number
+        divides it. On one device it is `play`, bit for bit.
+    """
+
+    def shared_play(real, step):
+        number, replicas = replica()
+        d_total, g_total, values = play(part_of(real, number, replicas), step)
+        return d_total / replicas, g_total / replicas, values
+
+    return shared_play
+
+
+def on_replicas(train_step, strategy):
+    """Make a training step that all replicas take together, each once.
+
+    Args:
+        train_step: what `make_step` makes of a `per_replica` play, with networks and optimizers
+            built in the strategy's scope. What goes around a step, such as `with_ema`, goes around
+            the result of this.
+        strategy: `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy`; or None, for
+            train_step itself.
+
+    Returns:
+        `tf.function` (real, step) -> train_step's dict, of means over the replicas.
+    """
+    if strategy is None:
+        return train_step
+
+    @tf.function
+    def common_step(real, step):
+        values = strategy.run(train_step, args=(real, step))
+        return {name: strategy.reduce("MEAN", values[name], axis=None) for name in values}
+
+    return common_step
 
 
 def make_step(

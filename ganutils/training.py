@@ -1,5 +1,6 @@
 """How does one run go? A `Run` is what it remembers; `train` takes its steps."""
 
+import contextlib
 import itertools
 import math
 import sys
@@ -7,6 +8,7 @@ import time
 from functools import partial
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -41,6 +43,41 @@ def _trainable(name, player, optimizer):
     return [variable for model in models_of(player) for variable in model.trainable_variables]
 
 
+def _check_scope(run):
+    """Refuse a run with variables that its strategy would not keep equal on all replicas."""
+    made_inside = run.strategy.extended.variable_created_in_scope
+    parts = [*models_of(run.discriminator), *models_of(run.generator), *models_of(run.average)]
+    parts += [part for part in (run.d_optimizer, run.g_optimizer) if part is not None]
+    variables = [v for part in [*parts, *run.also.values()] for v in part.variables]
+    values = [v.value if isinstance(v, keras.Variable) else v for v in variables]
+    outside = [v.name for v in values if not made_inside(v)]
+    if outside or made_inside(run.step):
+        raise ValueError(
+            f"{len(outside)} of {len(values)} variables were not made in the strategy's scope: "
+            "make networks and optimizers in `with strategy.scope():`, and the run after it."
+        )
+
+
+def _sum_steps(run, strategy):
+    @tf.function
+    def sums(now):
+        powers = strategy.run(lambda: tf.stack([now, now**2]))
+        return strategy.reduce("SUM", powers, axis=None)
+
+    return sums
+
+
+def _refuse_other_steps(run):
+    """Refuse to train where workers stand at different steps, having read different folders."""
+    sums = run.made_once(_sum_steps, run.strategy)
+    total, squares = sums(tf.identity(run.step)).numpy()
+    if run.strategy.num_replicas_in_sync * squares != total**2:
+        raise ValueError(
+            f"This worker stands at step {int(run.step)}, and others elsewhere: all workers need "
+            "the same folder of saves, on a disk that they share, or a copy of it."
+        )
+
+
 class Run:
     """A run: its networks, their optimizers, the steps done, and whatever else must be saved.
 
@@ -52,6 +89,8 @@ class Run:
         average: model (or list) that `steps.with_ema` keeps, or None.
         also: dict from name to whatever else the run remembers, models or `tf.Module`s, such as a
             `losses.HistoricalAverage`.
+        strategy: the `tf.distribute` strategy in whose scope all of these were made, or None. The
+            run itself is made outside of the scope, and its step is one of `steps.on_replicas`.
 
     Attributes: all of these; step, int64 `tf.Variable`; history, dict from name to a list with one
     float for each step; d_variables and g_variables, what each player may change; unsaved, the step
@@ -59,11 +98,20 @@ class Run:
 
     Raises:
         ValueError: a player has no trainable variables, is not built, computes in float16, or has
-            an optimizer that scales losses.
+            an optimizer that scales losses; or a part was not made in the strategy's scope, or the
+            run was.
     """
 
     def __init__(
-        self, discriminator, generator, *, d_optimizer, g_optimizer, average=None, also=None
+        self,
+        discriminator,
+        generator,
+        *,
+        d_optimizer,
+        g_optimizer,
+        average=None,
+        also=None,
+        strategy=None,
     ):
         self.discriminator, self.generator = discriminator, generator
         self.d_optimizer, self.g_optimizer = d_optimizer, g_optimizer
@@ -71,10 +119,13 @@ class Run:
         self.step, self.history, self.unsaved = tf.Variable(0, dtype=tf.int64), {}, None
         self.d_variables = _trainable("discriminator", discriminator, d_optimizer)
         self.g_variables = _trainable("generator", generator, g_optimizer)
-        self._made = {}
-        if d_optimizer is not None:
-            d_optimizer.build(self.d_variables)
-        g_optimizer.build(self.g_variables)
+        self.strategy, self._made = strategy, {}
+        if strategy is not None:
+            _check_scope(self)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            if d_optimizer is not None:
+                d_optimizer.build(self.d_variables)
+            g_optimizer.build(self.g_variables)
 
     def made_once(self, make, train_step):
         """make(self, train_step), kept while the step is the same one: nothing is traced again."""
@@ -257,8 +308,9 @@ def train(
         The run.
 
     Raises:
-        ValueError: the counter is beyond `steps`, a number is below 1, or the batches end too soon;
-            counter and history are then those of the last step that had a batch.
+        ValueError: the counter is beyond `steps`, a number is below 1, workers of the run's
+            strategy stand at different steps, or the batches end too soon; counter and history are
+            then those of the last step that had a batch.
         TypeError: per_call is above 1 without a dataset: a graph would repeat the first batch; or
             batches is neither a function nor a dataset.
         FloatingPointError: a value is NaN or infinite; names the step and the value. No callback
@@ -270,6 +322,8 @@ def train(
     now, left, clock, stop = int(run.step), 0.0, None, False
     if now > steps or every < 1 or per_call < 1:
         raise ValueError(f"step {now} must be at most {steps=}; {every=}, {per_call=} at least 1.")
+    if run.strategy is not None:
+        _refuse_other_steps(run)
     if watch_weights:
         train_step = run.made_once(with_weight_norms, train_step)
     if now < steps:

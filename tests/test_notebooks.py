@@ -83,14 +83,18 @@ def is_guard(node):
     return re.fullmatch(r"validation\.\w+", ast.unparse(node.value.func)) is not None
 
 
-def is_registration(decorator):
-    return ast.unparse(decorator).startswith("keras.saving.register_keras_serializable(")
+def is_left_out(decorator):
+    """Whether it registers a layer, or is what notebook 15 puts around the code of earlier ones."""
+    text = ast.unparse(decorator)
+    registers = text.startswith("keras.saving.register_keras_serializable(")
+    return registers or text in ("by_replica", "synchronized")
 
 
 def bare(node):
     """A node's syntax tree as text, without what a taught cell may leave out.
 
-    That is: docstrings, guards at the top of a function, methods get_config, and registration.
+    That is: docstrings, guards at the top of a function, methods get_config, registration, and the
+    decorators for several devices.
     """
     node = copy.deepcopy(node)
     for inner in ast.walk(node):
@@ -103,7 +107,7 @@ def bare(node):
                 del inner.body[0]
         else:
             inner.body = [n for n in inner.body if getattr(n, "name", None) != "get_config"]
-        inner.decorator_list = [d for d in inner.decorator_list if not is_registration(d)]
+        inner.decorator_list = [d for d in inner.decorator_list if not is_left_out(d)]
     return ast.dump(node)
 
 
@@ -520,7 +524,7 @@ def birthplaces(taught):
 
 def test_the_course_is_there_and_teaches_each_name_once():
     assert [path.name[:3] for path in NOTEBOOKS] == [f"{i + 1:02d}_" for i in range(len(NOTEBOOKS))]
-    assert len(NOTEBOOKS) >= 14
+    assert len(NOTEBOOKS) >= 15
     never, twice = birthplaces({path.stem: taught_names(read(path)) for path in NOTEBOOKS})
     assert (never, twice) == ([], [])
 
@@ -745,13 +749,16 @@ LAYER = "class Half(Layer):\n    def call(self, x):\n        return x / 2"
         (False, f"{LAYER}\n\n    def from_config(self):\n        return {{}}"),
         (False, f"{LAYER}\n\n    get_config = None"),
         (False, f"{LAYER}\n\n\ndef get_config(self):\n    return {{}}"),
+        (True, f"@by_replica\n{LAYER}"),
+        (True, LAYER.replace("    def", "    @synchronized\n    def")),
+        (False, f"@by_replica(2)\n{LAYER}"),
         (False, f"@tf.function\n{LAYER}"),
         (False, f"@keras.saving.register_keras_serializable\n{LAYER}"),
         (False, LAYER.replace("Layer", "Module")),
         (False, LAYER.replace("    def", "    if True:\n        raise ValueError\n\n    def")),
     ],
 )
-def test_registration_and_get_config_are_left_out_of_a_class(same, source):
+def test_registration_get_config_and_several_devices_are_left_out_of_a_class(same, source):
     assert (bare(parse(source)) == bare(parse(LAYER))) is same
 
 
