@@ -316,7 +316,7 @@ def test_the_same_seed_gives_the_same_game(fresh_page):
     for seed in (1, 1, 2):
         fresh_page.ask(f"(byId('seed').value = {seed}, readSeed())")
         fresh_page.ask("tell({ steps: 20 })")
-        fresh_page.wait("last.step === 20 && !last.busy")
+        fresh_page.wait("last.round === round && last.step === 20 && !last.busy")
         weights.append(fresh_page.ask("[...last.g]"))
     assert weights[0] == weights[1] != weights[2]
 

@@ -101,7 +101,8 @@ def train_variant(variant, images, *, seed, steps):
         train_step = with_ema(train_step, model, mean)
     batches = partial(data.batches, images, BATCH, seed=seed)
     train(run, train_step, batches, steps=steps, every=steps, per_call=min(steps, 20))
-    some = np.reshape(images[: 50 * BATCH], (-1, BATCH, *images.shape[1:]))
+    count = min(50, len(images) // BATCH)
+    some = np.reshape(images[: count * BATCH], (count, BATCH, *images.shape[1:]))
     seen = np.std([encoder(batch, training=True) for batch in some])
     return *means, untrained, float(seen)
 
