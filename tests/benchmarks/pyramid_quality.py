@@ -9,9 +9,9 @@ itself, on real coarse images. Then both once more as the course plays from note
 have averaged generators, batches of 64 and `runtime.fast_precision`.
 
 A row holds the scores of 10,000 samples against the test images, and beside each its floor, that
-of 10,000 training images. A pyramid's row also says where the error comes in: the Fréchet distance
-of those training images, made coarse and drawn again by the upper levels alone ("from_14",
-"from_7"), or by interpolation alone ("blurred_14", "blurred_7").
+of 10,000 training images. A pyramid's row also says where the error comes in: the same scores of
+those training images, made coarse and drawn again by the upper levels alone ("from_14", "from_7"),
+or by interpolation alone ("blurred_14", "blurred_7").
 
 Training time is processor time, that of all threads, and counts the compiling of each step;
 scoring does not count. On one core (taskset) it is the time that a reader waits, and unlike wall
@@ -39,6 +39,7 @@ SHARES = (0.4, 0.3, 0.3)  # of the pyramid's time, coarse before fine
 WIDTHS = {14: (64, 64, 32), 28: (32, 64, 16)}  # of the generators, fewer where pixels are many
 LATENT_DIM, HELD_LATENT_DIM, BATCH_SIZE = 64, 32, 64
 CHUNK = 500  # images drawn at once
+SCORES = ("frechet_distance", "class_divergence", "precision", "recall")
 WEIGHT, EVERY = 1.0, 4  # of R1, where the game is held
 
 
@@ -146,6 +147,15 @@ def blur(images, levels):
     return lapgan.reconstruct([coarse, *(0 * residual for residual in residuals)]).numpy()
 
 
+def scores_of(images, judge):
+    """Scores of images against the test images, and beside each its floor."""
+    shown = classifier.classify(judge.model, images)
+    scores = metrics.score_samples(judge.real, shown, held_out=judge.held_out[0])
+    kept = {name: scores[name] for name in SCORES}
+    floors = {f"{name}_floor": floor for name, (_, floor) in kept.items()}
+    return {name: score for name, (score, _) in kept.items()} | floors
+
+
 def measure(
     variant, *, seed, steps, source="mnist", seconds=SECONDS, count=course.COUNT, judge=None
 ):
@@ -173,12 +183,9 @@ def measure(
         samples = sample_chain(generators, count, seed=seed + 1)
         for levels, side in ((1, 14), (2, 7)):
             drawn = redraw(generators[-levels:], images[:count], seed=seed + 1)
-            row[f"from_{side}"] = judge.scores(drawn)["frechet"]
-            row[f"blurred_{side}"] = judge.scores(blur(images[:count], levels))["frechet"]
-    shown = classifier.classify(judge.model, samples)
-    scores = metrics.score_samples(judge.real, shown, held_out=judge.held_out[0])
-    for name in ("frechet_distance", "precision", "recall"):
-        row[name], row[f"{name}_floor"] = scores[name]
+            row[f"from_{side}"] = scores_of(drawn, judge)
+            row[f"blurred_{side}"] = scores_of(blur(images[:count], levels), judge)
+    row |= scores_of(samples, judge)
     row["seconds"] = sum(level["seconds"] for level in row["levels"])
     return row, {"samples": record.as_bytes(samples[:64])}
 
