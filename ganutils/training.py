@@ -88,7 +88,7 @@ class Run:
             that exist.
         average: model (or list) that `steps.with_ema` keeps, or None.
         also: dict from name to whatever else the run remembers, models or `tf.Module`s, such as a
-            `losses.HistoricalAverage`.
+            `mode_collapse.HistoricalAverage`.
         strategy: the `tf.distribute` strategy in whose scope all of these were made, or None. The
             run itself is made outside of the scope, and its step is one of `steps.on_replicas`.
 
