@@ -804,7 +804,7 @@ def test_draw_images_and_show_images(images, columns, title, zoom):
             plt.close("all")
 
 
-@pytest.mark.parametrize("zoom", [0, -1, math.nan, math.inf, "3", 1j, 1e9])
+@pytest.mark.parametrize("zoom", [0, -1, math.nan, math.inf, "3", 1j])
 def test_a_page_has_a_size(zoom):
     with pytest.raises((TypeError, ValueError), match="^zoom"):
         figures.show_images(np.zeros((1, 2, 2, 1)), alt="one picture", zoom=zoom)
