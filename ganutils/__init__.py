@@ -4,10 +4,9 @@ Shared by all notebooks:
 - data: images of MNIST, of a file or a folder; batches; rings and grids of Gaussians
 - latents: named random streams, latents, classes, spherical interpolation (slerp)
 - networks: MLP GAN, DCGAN, networks on points, several heads on one body
-- layers: fused batch normalization, upsampling convolution, spectral normalization, minibatch
-  discrimination, packing (PacGAN), virtual batch normalization
-- losses: minimax, non-saturating, label smoothing, least squares (LSGAN), hinge, Wasserstein
-  (WGAN), gradient penalty (WGAN-GP), R1, weight clipping, feature matching, historical averaging
+- layers: fused batch normalization, upsampling convolution, spectral normalization
+- losses: minimax, non-saturating, least squares (LSGAN), hinge, Wasserstein (WGAN), gradient
+  penalty (WGAN-GP), R1, weight clipping
 - steps: the training step, one for all games; moving average of weights (EMA); several D updates;
   several devices
 - training, checkpoints: a run, its loop, and how it goes on after a crash
@@ -21,6 +20,8 @@ Shared by all notebooks:
 - __main__: `python -m ganutils`, what is on this machine, and a self-test
 
 Families, which use these rooms and never each other:
+- families.mode_collapse: label smoothing, feature matching, historical averaging, minibatch
+  discrimination, packing (PacGAN), virtual batch normalization
 - families.conditional: conditional GAN, projection discriminator, auxiliary classifier (AC-GAN)
 - families.infogan: InfoGAN
 - families.invariance: what moving an image leaves alone: consistency, information (IMSAT)

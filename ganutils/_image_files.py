@@ -42,29 +42,22 @@ def read_idx(path, shape):
         raise refusal(path, f"damaged data ({error})", f"a gzipped idx file of {shape}") from error
 
 
-def npz_arrays(path, keys):
-    """Those of the named arrays that an `.npz` holds, a dict, and the names of all that it holds.
-
-    ValueError where it cannot be read, is no whole zip, or holds pickles.
-    """
-    try:
-        zipfile.ZipFile(path).close()  # of a web page or half a file numpy says "pickled"
-        with np.load(path, allow_pickle=False) as file:  # a pickle could run any program
-            return {key: file[key] for key in keys if key in file.files}, file.files
-    except Exception as error:  # zipfile, zlib and numpy each complain in their own way
-        found = f"unreadable data ({error}; cut short? a web page?)"
-        raise refusal(path, found, "a whole .npz file of plain numeric arrays") from error
-
-
 def read_npz(path, split):
     """x_{split} and y_{split} of an `.npz` in Keras' layout as they are; None for missing labels.
 
-    ValueError as from `npz_arrays`, and where it lacks the images.
+    ValueError where it cannot be read, is no whole zip, holds pickles, or lacks the images.
     """
-    arrays, members = npz_arrays(path, (f"x_{split}", f"y_{split}"))
-    if f"x_{split}" not in arrays:
-        raise refusal(path, f"arrays {members}", f"one named x_{split}")
-    return arrays[f"x_{split}"], arrays.get(f"y_{split}")
+    x, y = f"x_{split}", f"y_{split}"
+    try:
+        zipfile.ZipFile(path).close()  # of a web page or half a file numpy says "pickled"
+        with np.load(path, allow_pickle=False) as file:  # a pickle could run any program
+            members, arrays = file.files, {key: file[key] for key in (x, y) if key in file.files}
+    except Exception as error:  # zipfile, zlib and numpy each complain in their own way
+        found = f"unreadable data ({error}; cut short? a web page?)"
+        raise refusal(path, found, "a whole .npz file of plain numeric arrays") from error
+    if x not in arrays:
+        raise refusal(path, f"arrays {members}", f"one named {x}")
+    return arrays[x], arrays.get(y)
 
 
 def scaled(images, where):

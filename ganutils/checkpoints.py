@@ -84,11 +84,6 @@ def _settings_of_run(run):
     return settings
 
 
-def _settings_of_file(path):
-    reader = tf.train.load_checkpoint(path)
-    return json.loads(reader.get_tensor("optimizer_settings/.ATTRIBUTES/py_state"))
-
-
 class Settings(tf.train.experimental.PythonState):
     """Makes what the optimizers are part of a checkpoint, to be compared before a restore."""
 
@@ -104,13 +99,8 @@ class Settings(tf.train.experimental.PythonState):
 
 def _checkpoint(run):
     """`tf.train.Checkpoint` over everything that a run remembers."""
-    parts = {
-        "discriminator": run.discriminator,
-        "generator": run.generator,
-        "d_optimizer": run.d_optimizer,
-        "g_optimizer": run.g_optimizer,
-        "average": run.average,
-    }
+    names = ("discriminator", "generator", "d_optimizer", "g_optimizer", "average")
+    parts = {name: getattr(run, name) for name in names}
     return tf.train.Checkpoint(
         step=run.step,
         history=History(run.history),
@@ -248,7 +238,8 @@ def resume(run, folder):
             continue
         here, rates = contents_of_run(run), {}
         if "optimizer_settings" in saved:
-            saved, here = saved | _settings_of_file(path), here | _settings_of_run(run)
+            text = tf.train.load_variable(path, "optimizer_settings/.ATTRIBUTES/py_state")
+            saved, here = saved | json.loads(text), here | _settings_of_run(run)
             for name in sorted(saved.keys() & here.keys()):
                 if isinstance(saved[name], float) and isinstance(here[name], float):
                     rates[name] = saved.pop(name), here.pop(name)

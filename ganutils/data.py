@@ -55,13 +55,12 @@ def load_images(source="auto", *, split="train", size=None, channels=None):
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (color), not {channels!r}")
     images, labels, name = _load(source, split, size or 28, channels or 1)
-    if (size, channels) != (None, None):
-        height, width, depth = images.shape[1:]
-        if size not in (None, height) or size not in (None, width) or channels not in (None, depth):
-            raise ValueError(
-                f"{name} has images of shape {images.shape[1:]}, not {size=}, {channels=}: these "
-                "can be chosen for a folder of pictures only; leave them out."
-            )
+    height, width, depth = images.shape[1:]
+    if (height, width, depth) != (size or height, size or width, channels or depth):
+        raise ValueError(
+            f"{name} has images of shape {images.shape[1:]}, not {size=}, {channels=}: these can "
+            "be chosen for a folder of pictures only; leave them out."
+        )
     return images, labels, name
 
 
@@ -86,13 +85,9 @@ def _load(source, split, size, channels):
         images, labels = _image_files.read_npz(path, split)
     images = _image_files.scaled(images, f"{path}: x_{split}")
     labels = np.zeros(len(images), int) if labels is None else labels
-    return images, _column(labels, len(images), f"{path}: y_{split}"), path.resolve().name
-
-
-def _column(labels, count, name):
-    """Labels of shape (count,) or (count, 1), checked, as int32 (count,)."""
-    labels = labels[:, 0] if labels.shape == (count, 1) else labels
-    return validation.as_labels(labels, count, 10**6, name)
+    labels = labels[:, 0] if labels.shape == (len(images), 1) else labels
+    labels = validation.as_labels(labels, len(images), 10**6, f"{path}: y_{split}")
+    return images, labels, path.resolve().name
 
 
 def _refuse_no_path(source):
@@ -113,18 +108,15 @@ def _path_of(source):
 def class_names(source="auto"):
     """Names of the classes that the labels of `load_images(source)` index, a list of strings.
 
-    The published names, those of the class folders, or "0", "1" ... up to the largest label.
+    The published names, or those of the class folders. An `.npz` has none; ValueError.
     """
     _refuse_no_path(source)
     if source in ("auto", "digits", *_mnist.SETS):
         return [*_mnist.CLASSES.get(source, "0123456789")]
     path, folder = _path_of(source)
-    if folder:
-        return _image_files.class_folders(path) or ["0"]
-    found, _ = _image_files.npz_arrays(path, ("y_train", "y_test"))
-    labels = [_column(y, y.shape[0] if y.ndim else 1, f"{path}: {k}") for k, y in found.items()]
-    largest = max((y.max(initial=0) for y in labels), default=0)
-    return [str(label) for label in range(largest + 1)]
+    if not folder:
+        raise ValueError(f"{path} holds the numbers of its classes alone, and no names")
+    return _image_files.class_folders(path) or ["0"]
 
 
 def require(images, labels=None, *, count=1, classes=1, shape=None, divisor=1):

@@ -88,11 +88,10 @@ def tile(images, *, columns=None, gap=1):
     shape = rows * (height + gap), columns * (width + gap), channels
     if shape[0] * shape[1] > 10**8:
         raise ValueError(f"{columns=} and {gap=} make too large a picture, {shape[:2]} pixels.")
-    picture = np.full(shape, 255, np.uint8)
-    for i, image in enumerate(pixels):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        picture[top : top + height, left : left + width] = image
-    picture = picture[: shape[0] - gap, : shape[1] - gap]
+    around = [(0, rows * columns - count), (0, gap), (0, gap), (0, 0)]
+    pixels = np.pad(pixels, around, constant_values=255)
+    picture = pixels.reshape(rows, columns, height + gap, width + gap, channels)
+    picture = picture.swapaxes(1, 2).reshape(shape)[: shape[0] - gap, : shape[1] - gap]
     return picture[..., 0] if channels == 1 else picture
 
 
@@ -114,8 +113,6 @@ def show_images(images, *, alt, columns=None, title=None, zoom=1.5):
     """
     height, width = tile(images, columns=columns).shape[:2]
     zoom = validation.as_positive(zoom, "zoom")
-    if zoom * max(height, width) > 65_000:  # where matplotlib's canvas ends, at 100 dots an inch
-        raise ValueError(f"{zoom=} makes a page of {zoom * max(height, width) / 100:.4g} inches.")
     size = max(width * zoom / 100, 2), height * zoom / 100 + 0.4
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     draw_images(axes, images, columns=columns, title=title)

@@ -41,22 +41,6 @@ def saturating_generator_loss(fake_logits):
     return -tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
-def smoothed_discriminator_loss(real_logits, fake_logits, *, smoothing=0.1):
-    """-E[(1 - s) log D(x) + s log(1 - D(x))] - E[log(1 - D(G(z)))], one-sided label smoothing.
-
-    The target of real samples is 1 - s, with s = smoothing in [0, 1). The best D becomes
-    (1 - s) p / (p + q), never sure that a sample is real; at logits of 0 the loss is 2 log 2.
-
-    Salimans et al. 2016, arXiv 1606.03498, section 3.4.
-    """
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"{smoothing=} must be in [0, 1): how far 1, the real target, is lowered.")
-    as_real = tf.reduce_mean(tf.nn.softplus(-real_logits))
-    as_fake = tf.reduce_mean(tf.nn.softplus(real_logits))
-    real_loss = (1 - smoothing) * as_real + smoothing * as_fake
-    return real_loss + tf.reduce_mean(tf.nn.softplus(fake_logits))
-
-
 def least_squares_discriminator_loss(real_scores, fake_scores):
     """E[(D(x) - 1)^2] / 2 + E[D(G(z))^2] / 2; 1/2 at scores of 0, 1/4 at 1/2 (D cannot tell).
 
@@ -199,49 +183,3 @@ def clip_weights(variables, limit):
         raise ValueError(f"{limit=} must be above 0; at 0 the critic is a constant.")
     for variable in variables:
         variable.assign(tf.clip_by_value(tf.convert_to_tensor(variable), -limit, limit))
-
-
-def feature_matching(features, real, fake):
-    """|E[f(x)] - E[f(G(z))]|_2^2, the distance of mean features; a loss of the generator.
-
-    Args:
-        features: model or function from samples to features (batch, ...), such as a hidden layer
-            of D.
-        real, fake: samples (batch, ...), of two batch sizes perhaps.
-
-    Salimans et al. 2016, arXiv 1606.03498, section 3.1.
-    """
-    if not tf.TensorShape(real.shape[1:]).is_compatible_with(fake.shape[1:]):
-        raise ValueError(f"real {real.shape} and fake {fake.shape} differ beyond the batch axis.")
-    real_mean = tf.reduce_mean(tf.cast(features(real), tf.float32), axis=0)
-    fake_mean = tf.reduce_mean(tf.cast(features(fake), tf.float32), axis=0)
-    return tf.reduce_sum(tf.square(real_mean - fake_mean))
-
-
-class HistoricalAverage(tf.Module):
-    """sum |theta - mean of theta over the steps so far|^2, a term for either player's loss.
-
-    Players that circle around a goal have their mean near it, and this pulls them there. Call it
-    with step = 0, 1, 2, ..., once each: a call moves the means, which belong into a checkpoint. The
-    mean includes the present theta, and the gradient holds it constant; at step 0 the value is 0.
-
-    Args:
-        variables: list of a network's trainable variables, at least one; not saved with this.
-
-    Salimans et al. 2016, arXiv 1606.03498, section 3.3.
-    """
-
-    def __init__(self, variables):
-        if not variables:
-            raise ValueError("HistoricalAverage needs variables; build the model first.")
-        super().__init__()
-        self.weights = lambda: variables  # a checkpoint does not look into a function
-        self.means = [tf.Variable(variable, trainable=False) for variable in variables]
-
-    def __call__(self, step):
-        distances = []
-        for weight, mean in zip(self.weights(), self.means, strict=True):
-            weight, done = tf.convert_to_tensor(weight), tf.cast(step, mean.dtype)
-            mean.assign((done * mean + weight) / (done + 1))
-            distances.append(tf.reduce_sum(tf.square(weight - mean)))
-        return tf.add_n(distances)

@@ -143,8 +143,8 @@ def class_divergence(real_shares, fake_shares):
     In this direction a class that is never generated leaves it finite; a generated one that is
     never real makes it infinite. As in Lin et al. 2018, arXiv 1712.04086, section 4.
     """
-    real_shares = validation.as_shares(real_shares, "real_shares")
-    fake_shares = validation.as_shares(fake_shares, "fake_shares")
+    real_shares = validation.as_probabilities(real_shares, "real_shares", shape=("classes",))
+    fake_shares = validation.as_probabilities(fake_shares, "fake_shares", shape=("classes",))
     if real_shares.shape != fake_shares.shape:
         raise ValueError(f"{len(real_shares)} real and {len(fake_shares)} fake classes.")
     there = fake_shares > 0
@@ -169,7 +169,7 @@ def mode_coverage(samples, modes, *, deviation, radius=3.0):
     such samples; "reverse_kl", KL(fake || real) in nats, log(modes / m) if m get equal shares.
     Lin et al. 2018, arXiv 1712.04086, section 4; Srivastava et al. 2017, arXiv 1705.07761.
     """
-    samples, modes = validation.as_samples_and_modes(samples, modes)
+    samples, modes = validation.as_feature_pair(samples, modes, names=("samples", "modes"), least=1)
     deviation = validation.as_positive(deviation, "deviation")
     radius = validation.as_positive(radius, "radius")
     distances = np.stack([np.linalg.norm(samples - mode, axis=1) for mode in modes], axis=1)

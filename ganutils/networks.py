@@ -71,7 +71,7 @@ def point_network(
         widths: units of each hidden layer.
         dense: function (units) -> layer; makes every dense layer, the last one included.
         after_dense: applied after each hidden layer.
-        first: applied to the input, such as `layers.Pack`.
+        first: applied to the input, such as `mode_collapse.Pack`.
         last: applied to the last hidden layer's result.
 
     Returns:

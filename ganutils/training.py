@@ -88,7 +88,7 @@ class Run:
             that exist.
         average: model (or list) that `steps.with_ema` keeps, or None.
         also: dict from name to whatever else the run remembers, models or `tf.Module`s, such as a
-            `losses.HistoricalAverage`.
+            `mode_collapse.HistoricalAverage`.
         strategy: the `tf.distribute` strategy in whose scope all of these were made, or None. The
             run itself is made outside of the scope, and its step is one of `steps.on_replicas`.
 
@@ -224,10 +224,7 @@ def _refuse_to_go_on(columns, taken, count, now):
 
 
 def _compile_batches(run, train_step):
-    def draw(batch, step):
-        return batch.get_value()
-
-    return _make_loop(train_step, draw, run.step, jit_compile=False)
+    return _make_loop(train_step, lambda batch, _: batch.get_value(), run.step, jit_compile=False)
 
 
 def make_loop(train_step, draw, step, *, jit_compile=True):
@@ -273,15 +270,7 @@ def _batches_from(batches, now, steps):
 
 
 def train(
-    run,
-    train_step,
-    batches,
-    *,
-    steps,
-    callbacks=(),
-    every=100,
-    per_call=1,
-    watch_weights=False,
+    run, train_step, batches, *, steps, callbacks=(), every=100, per_call=1, watch_weights=False
 ):
     """Take steps until the run's counter stands at `steps`.
 
@@ -332,11 +321,8 @@ def train(
             raise TypeError(f"{per_call=} needs a tf.data.Dataset of batches, not {type(source)}.")
         source = iter(source)
     elif steps:  # on stderr: a notebook's text must not depend on how often a cell was run
-        print(
-            f"The run is already at step {now}, nothing is left to do: ask for more steps, or make "
-            "a new run.",
-            file=sys.stderr,
-        )
+        advice = "nothing is left to do: ask for more steps, or make a new run."
+        print(f"The run is already at step {now}, {advice}", file=sys.stderr)
     if per_call > 1:
         take = run.made_once(_compile_batches, train_step)
     else:

@@ -73,35 +73,31 @@ def as_images(images, name, *, least=1):
     return images.astype(np.float32, copy=False)
 
 
-def as_feature_pair(real, fake, *, least=2, full_rank=False):
+def as_feature_pair(first, second, *, names=("real", "fake"), least=2, full_rank=False):
     """Features (count, dimensions) of two sets of samples, checked, as float64.
 
     Each has at least `least` rows, none beyond 1e30; with full_rank more rows than dimensions, as
     a covariance needs. TypeError or ValueError by name otherwise.
     """
-    real = _as_floats(real, "real", ("count", "dimensions"), least)
-    fake = _as_floats(fake, "fake", ("count", "dimensions"), least)
-    d = real.shape[1]
-    if fake.shape[1] != d:
-        raise ValueError(f"real has {d} dimensions, fake {fake.shape[1]}; use one classifier.")
-    for name, x in (("real", real), ("fake", fake)):
-        if full_rank and len(x) <= d:
-            need = f"a covariance of {d} dimensions needs at least {d + 1}"
-            raise ValueError(f"{name} has {len(x)} rows; {need}, and a useful one many more.")
-    return real.astype(np.float64), fake.astype(np.float64)
-
-
-def as_samples_and_modes(samples, modes):
-    """Samples and centers of a mixture, floats (count, dimensions) each, checked, as float64."""
-    samples = _as_floats(samples, "samples", ("count", "dimensions"))
-    modes = _as_floats(modes, "modes", ("modes", "dimensions"))
-    if samples.shape[1] != modes.shape[1]:
-        raise ValueError(f"samples have {samples.shape[1]} dimensions, modes {modes.shape[1]}.")
-    return samples.astype(np.float64), modes.astype(np.float64)
+    pair = [
+        _as_floats(features, name, ("count", "dimensions"), least).astype(np.float64)
+        for name, features in zip(names, (first, second), strict=True)
+    ]
+    d, other = (features.shape[1] for features in pair)
+    if d != other:
+        raise ValueError(f"{names[0]} has {d} dimensions, {names[1]} {other}; they must agree.")
+    for name, features in zip(names, pair, strict=True):
+        if full_rank and len(features) <= d:
+            need = f"a covariance of {d} dimensions needs at least {d + 1}, a useful one many more"
+            raise ValueError(f"{name} has {len(features)} rows; {need}.")
+    return pair
 
 
 def as_probabilities(values, name, *, least=1, shape=("count", "classes")):
-    """Rows of class probabilities, >= 0 and of sum 1 up to 0.001, checked, as float64."""
+    """Rows of class probabilities, >= 0 and of sum 1 up to 0.001, checked, as float64.
+
+    Another shape, such as ("classes",) for the shares of classes in a set, is one row.
+    """
     array = _as_floats(values, name, shape, max(1, least)).astype(np.float64)
     low, sums = array.min(), array.sum(axis=-1)
     if low < 0 or np.abs(sums - 1).max() > 1e-3:
@@ -109,11 +105,6 @@ def as_probabilities(values, name, *, least=1, shape=("count", "classes")):
         advice = "Logits need a softmax, counts a division by their sum."
         raise ValueError(f"{name} must be >= 0 with sum 1; found {found}. {advice}")
     return array
-
-
-def as_shares(shares, name):
-    """The shares of classes in a set, one row of probabilities (classes,), as float64."""
-    return as_probabilities(shares, name, shape=("classes",))
 
 
 def as_labels(labels, count, classes, name="labels"):
@@ -132,10 +123,8 @@ def as_labels(labels, count, classes, name="labels"):
 
 def check_image_shape(shape):
     """Refuse what is not (height, width, channels), each 1 or more; ValueError."""
-    sides = tuple(shape) if hasattr(shape, "__len__") else ()
-    if len(sides) != 3 or not all(
-        isinstance(side, int | np.integer) and side > 0 for side in sides
-    ):
+    sides = np.asarray(shape)
+    if sides.shape != (3,) or sides.dtype.kind != "i" or sides.min() < 1:
         raise ValueError(
             f"image_shape must be (height, width, channels), such as (28, 28, 1), not {shape}."
         )

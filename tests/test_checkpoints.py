@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from helpers import adam, dropout_pair, fill, frozen, momentum, pair, save, saved_steps
 
-from ganutils import checkpoints, layers, losses, networks, training
-from ganutils.families import aae, bigan, conditional, lapgan
+from ganutils import checkpoints, layers, networks, training
+from ganutils.families import aae, bigan, conditional, lapgan, mode_collapse
 
 
 def run_of(make_networks=dropout_pair, *, average=False, make_optimizer=momentum, number=99):
@@ -41,7 +41,7 @@ def unjudged():
 
 def with_more():
     discriminator, generator = pair()
-    means = losses.HistoricalAverage(generator.trainable_variables)
+    means = mode_collapse.HistoricalAverage(generator.trainable_variables)
     return training.Run(
         discriminator,
         generator,
@@ -403,7 +403,7 @@ def test_saved_models_are_loaded_in_another_program_that_imports_the_layers_alon
     shape, label = (8, 8, 1), np.array([1, 2], np.int32)
     small = networks.dcgan_discriminator(shape, widths=(3,))
     two = networks.dcgan_discriminator((8, 8, 2), widths=(3,))
-    points = functools.partial(networks.point_network, 2, 1, widths=(4,), first=layers.Pack(2))
+    points = functools.partial(networks.point_network, 2, 1, widths=(4,))
     models = {
         "dcgan": networks.dcgan_generator(3, shape, widths=(4, 4, 3)),
         "laplacian": lapgan.lapgan_generator(shape, widths=(4, 4, 4)),

@@ -167,8 +167,9 @@ def test_a_damaged_mnist_is_named(tmp_path, monkeypatch, small_mnist, capfd, key
         data.load_images("mnist")
     assert str(path) in str(caught.value) and "Replace the file" in str(caught.value)
     assert len(data.load_images("mnist", split="test")[0]) == 20  # only what is asked for
-    monkeypatch.setattr(_image_files, "read_digits", lambda split: ("images", "labels"))
-    assert data.load_images() == ("images", "labels", "scikit-learn digits")
+    digits = np.zeros((2, 28, 28, 1), np.float32), np.zeros(2, np.int32)
+    monkeypatch.setattr(_image_files, "read_digits", lambda split: digits)
+    assert data.load_images() == (*digits, "scikit-learn digits")
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and "damaged" in err and str(path) in err
 
@@ -597,15 +598,11 @@ def test_classes_have_names(tmp_path):
     assert data.class_names("auto") == data.class_names("digits") == list("0123456789")
     data.class_names("fashion_mnist").clear()  # the caller's own list
     assert len(set(data.class_names("fashion_mnist"))) == 10
-    x, y = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 1])
-    np.savez(tmp_path / "two.npz", x_train=x, y_train=y, x_test=x, y_test=y + 1)
-    np.savez(tmp_path / "none.npz", x_train=x)
-    assert data.class_names(tmp_path / "two.npz") == ["0", "1", "2"]
+    np.savez(tmp_path / "own.npz", x_train=np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="own.npz holds the numbers"):
+        data.class_names(tmp_path / "own.npz")
     paint(tmp_path / "loose" / "a.png", 1)
-    assert data.class_names(tmp_path / "loose") == data.class_names(tmp_path / "none.npz") == ["0"]
-    np.savez(tmp_path / "wrong.npz", x_train=x, y_train=y * 10**12)
-    with pytest.raises(ValueError, match="wrong.npz: y_train"):
-        data.class_names(tmp_path / "wrong.npz")
+    assert data.class_names(tmp_path / "loose") == ["0"]
     paint(tmp_path / "loose" / "cat" / "a.png", 1)
     with pytest.raises(ValueError, match="beside class folders"):
         data.class_names(tmp_path / "loose")

@@ -27,6 +27,7 @@ from hypothesis.extra import numpy as arrays_of
 from PIL import Image
 
 from ganutils import _image_files, data, figures, latents, losses, metrics
+from ganutils.families import mode_collapse
 
 
 class Refused(Exception):
@@ -624,7 +625,7 @@ def test_tables_of_scores(real, fake, held_out):
 # Losses: TensorFlow's own doors.
 
 LOSSES = [*losses.non_saturating, *losses.minimax, *losses.least_squares, *losses.hinge]
-LOSSES += [*losses.wasserstein, losses.smoothed_discriminator_loss]
+LOSSES += [*losses.wasserstein, mode_collapse.smoothed_discriminator_loss]
 NATIVE = [np.dtype(kind) for kind in ("f4", "f4", "f8", "f2")]
 LOGITS = st.one_of(
     uniform(st.tuples(COUNTS, st.just(1)), dtypes=NATIVE[:1], low=-99, high=99),
@@ -677,7 +678,7 @@ def test_penalties(penalty, real, fake, seed, step):
     elif penalty == "r1_penalty":
         value = knock(losses.r1_penalty, steep, real, **case)
     else:
-        value = knock(losses.feature_matching, steep, real, fake, **case)
+        value = knock(mode_collapse.feature_matching, steep, real, fake, **case)
     assert value.shape == () and (value.dtype.is_complex or not value < 0)
     if all(floats(x) and np.size(x) and (np.abs(x) <= 2).all() for x in (real, fake)):
         assert np.isfinite(value)  # and of nothing the mean is NaN
@@ -803,7 +804,7 @@ def test_draw_images_and_show_images(images, columns, title, zoom):
             plt.close("all")
 
 
-@pytest.mark.parametrize("zoom", [0, -1, math.nan, math.inf, "3", 1j, 1e9])
+@pytest.mark.parametrize("zoom", [0, -1, math.nan, math.inf, "3", 1j])
 def test_a_page_has_a_size(zoom):
     with pytest.raises((TypeError, ValueError), match="^zoom"):
         figures.show_images(np.zeros((1, 2, 2, 1)), alt="one picture", zoom=zoom)

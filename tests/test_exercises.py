@@ -100,13 +100,18 @@ def test_the_quick_questions_of_a_lesson_are_marked(number, capsys):
     asked = exercises.questions(number)
     right = "".join(question.right for question in asked)
     assert len(right) == 5 and len(set(right)) >= 2, right
+    (path,) = SOLUTIONS[0].parents[1].glob(f"{number:02d}_*.ipynb")
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    (section,) = [source for source in cells if source.startswith("## Five quick questions")]
+    for pattern in (r"^\*\*(\d)\.\*\*", r"^\*\*(\d) \(\w\)\.\*\*"):
+        assert re.findall(pattern, section, re.M) == list("12345")
     exercises.mark_answers(number, right)
     said = [*(f"{i}: right." for i in range(1, 6)), "5 of 5"]
     assert capsys.readouterr().out.splitlines() == said
     for i, question in enumerate(asked):
-        assert re.findall(r"^- \((.)\) \S", question.text, re.M) == sorted(
-            [question.right, *question.feedback]
-        )
+        choices = re.findall(r"^- \((.)\) \S", question.text, re.M)
+        assert choices == sorted([question.right, *question.feedback])
+        assert choices == list("abcd")[: len(choices)]
         for letter, mistake in question.feedback.items():
             assert len(mistake.split()) > 3, f"{number}, question {i + 1}: {mistake!r}"
             exercises.mark_answers(number, f"{' ' * i}{letter.upper()}{'-' * (4 - i)}")
@@ -145,27 +150,6 @@ def test_quick_questions_are_read_and_asked_without_their_answers(lesson, monkey
     monkeypatch.setattr("IPython.display.display", shown.append)
     exercises.ask(7)
     assert f"**3.** {text}\n\n**4.**" in shown[0].data and "Because" not in shown[0].data
-
-
-@pytest.mark.parametrize(
-    "old, new, said",
-    [
-        ("## Five", "## Six", "no section"),
-        ("**4.** ", "4. ", "1 to 5"),
-        ("**4 (b).**", "**5 (b).**", "in order"),
-        ("<details>", "", "1 to 5"),
-        ("**2 (b).**", "**2 (c).**", "question 2: its choices are"),
-        ("2?\n\n- (a)", "2?\n\n- (c)", "question 2: its choices are"),
-        ("- (a) takes 5 for\n  none.\n", "", "question 5: feedback must be for"),
-        ("- (a) takes 5 for\n  none.\n", "- (a)\n", "question 5: feedback must be for"),
-        ("- (a) takes 5", "- (b) takes 5", "question 5: feedback must be for"),
-    ],
-)
-def test_broken_quick_questions_are_refused(lesson, old, new, said):
-    assert SECTION.count(old) == 1
-    lesson(SECTION.replace(old, new))
-    with pytest.raises(ValueError, match=said):
-        exercises.questions(7)
 
 
 @pytest.mark.parametrize("answers, said", [("abab", "5 questions"), ("aaaca", "4 has no choice")])

@@ -10,6 +10,7 @@ import tensorflow as tf
 from helpers import floats, frozen, step_at
 
 from ganutils import data, layers, losses, networks, runtime, steps, training
+from ganutils.families import mode_collapse
 
 POINTS = 12
 
@@ -30,7 +31,7 @@ def drawn_run(remedies=False):
     dense = spectral if remedies else keras.layers.Dense
     d = networks.point_network(2, 1, widths=(6,), dense=dense)
     g = networks.point_network(3, 2, widths=(5,))
-    means, average = losses.HistoricalAverage(g.trainable_variables), runtime.in_float32(g)
+    means, average = mode_collapse.HistoricalAverage(g.trainable_variables), runtime.in_float32(g)
     optimizers = {
         name: keras.optimizers.SGD(0.05, momentum=0.5) for name in ("d_optimizer", "g_optimizer")
     }

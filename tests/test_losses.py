@@ -2,7 +2,6 @@
 
 from ganutils import runtime  # isort: skip  # first: it imports TensorFlow without its messages
 
-import functools
 import math
 
 import keras
@@ -11,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ganutils import latents, losses
+from ganutils.families import mode_collapse
 
 assert runtime  # used by being imported
 
@@ -37,12 +37,10 @@ def formulas(real, fake):
     """Loss (by name) and its arguments' number, written out in float64."""
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     as_fake = -np.mean(np.log(1 - sigmoid(fake)))
-    smooth = 0.9 * np.log(sigmoid(real)) + 0.1 * np.log(1 - sigmoid(real))
     return {
         "discriminator_loss": (2, -np.mean(np.log(sigmoid(real))) + as_fake),
         "generator_loss": (1, -np.mean(np.log(sigmoid(fake)))),
         "saturating_generator_loss": (1, -as_fake),
-        "smoothed_discriminator_loss": (2, -np.mean(smooth) + as_fake),
         "least_squares_discriminator_loss": (
             2,
             np.mean((real - 1) ** 2 / 2) + np.mean(fake**2 / 2),
@@ -178,39 +176,6 @@ def test_the_best_critic_of_two_points_is_the_distance_between_them():
     real, fake = np.float32([[3], [3]]), np.float32([[0.5], [0.5], [0.5]])
     values = [float(losses.critic_loss(a * real, a * fake)) for a in np.linspace(-1, 1, 9)]
     assert min(values) == values[-1] == -2.5
-
-
-def test_smoothing_between_none_and_all():
-    zeros, smoothed = tf.zeros((5, 1)), losses.smoothed_discriminator_loss
-    for smoothing in (0, 0.1, 0.3):
-        expected = (1 - smoothing) * np.log(sigmoid(REAL)) + smoothing * np.log(1 - sigmoid(REAL))
-        expected = -np.mean(expected) - np.mean(np.log(1 - sigmoid(FAKE)))
-        assert float(smoothed(REAL, FAKE, smoothing=smoothing)) == pytest.approx(expected, 1e-5)
-        assert float(smoothed(zeros, zeros, smoothing=smoothing)) == pytest.approx(2 * LOG2, 1e-6)
-    assert float(smoothed(REAL, FAKE, smoothing=0)) == float(losses.discriminator_loss(REAL, FAKE))
-    for smoothing in (-0.1, 1, 1.5, math.nan):
-        with pytest.raises(ValueError, match="smoothing"):
-            smoothed(REAL, FAKE, smoothing=smoothing)
-
-
-@pytest.mark.parametrize("p, q", [(4, 1), (2, 2), (1, 6), (3, 0)])
-def test_the_best_logit_under_smoothing(p, q):
-    """A point with p of 8 real samples and q of 8 generated ones; the others stay at logit 0."""
-
-    def slope(logit, smoothing):
-        def d_loss(logit):
-            real, fake = (logit * (np.arange(8) < count) for count in (p, q))
-            return losses.smoothed_discriminator_loss(real, fake, smoothing=smoothing)
-
-        return float(gradient(d_loss, np.float64(logit))[0])
-
-    # Setting the derivative -0.9 p (1 - D) + 0.1 p D + q D to 0 gives D = 0.9 p / (p + q).
-    best = math.log(0.9 * p / (q + 0.1 * p))
-    assert sigmoid(best) == pytest.approx(0.9 * p / (p + q))
-    assert slope(best - 0.1, 0.1) < 0 < slope(best + 0.1, 0.1)
-    assert slope(best, 0.1) == pytest.approx(0, abs=1e-15)
-    # Without it the best logit is another one: log(p / q), and beyond all bounds where q is 0.
-    assert slope(best, 0) < -1e-3
 
 
 # Penalties on the slope.
@@ -438,128 +403,6 @@ def test_a_limit_not_above_0_is_refused_before_anything_is_clipped(limit):
     assert weight.numpy() == [2]
 
 
-# Feature matching.
-
-
-def test_feature_matching_is_the_distance_of_means():
-    kernel = RANDOM.normal(size=(3, 5)).astype(np.float32)
-    fakes = np.concatenate([OTHERS, POINTS[:3]])
-
-    def features(x):
-        return tf.tanh(x @ kernel)
-
-    means = [np.tanh(x.astype(np.float64) @ kernel).mean(axis=0) for x in (POINTS, fakes)]
-    expected = ((means[0] - means[1]) ** 2).sum()
-    value = losses.feature_matching(features, POINTS, fakes)
-    assert value.shape == () and float(value) == pytest.approx(expected, 1e-5)
-    # Only the means count: the same samples in another order, twice, are the same features.
-    doubled = np.concatenate([POINTS[::-1], POINTS])
-    assert float(losses.feature_matching(features, POINTS, doubled)) < 1e-12 < expected
-
-
-def test_feature_matching_moves_the_generated_mean_to_the_real_one():
-    by_real, by_fake = gradient(
-        functools.partial(losses.feature_matching, tf.identity), POINTS, OTHERS
-    )
-    expected = 2 * (OTHERS.mean(axis=0) - POINTS.mean(axis=0)) / len(OTHERS)
-    np.testing.assert_allclose(by_fake, np.tile(expected, (6, 1)), rtol=1e-4)
-    np.testing.assert_allclose(by_real, -by_fake, rtol=1e-4)
-
-
-def test_feature_maps_in_bfloat16_are_averaged_in_float32():
-    images = RANDOM.uniform(-1, 1, (64, 4, 4, 1)).astype(np.float32)
-    hidden = keras.layers.Conv2D(2, 3, dtype="mixed_bfloat16")
-    real, fake = images[:40], images[40:]
-    value = losses.feature_matching(hidden, real, fake)
-    means = [np.float64(tf.cast(hidden(x), tf.float32)).mean(axis=0) for x in (real, fake)]
-    assert hidden(real).dtype == "bfloat16" and value.dtype == tf.float32
-    assert float(value) == pytest.approx(((means[0] - means[1]) ** 2).sum(), rel=1e-4)
-
-
-def test_feature_matching_of_different_samples_is_refused():
-    with pytest.raises(ValueError, match="differ beyond the batch"):
-        losses.feature_matching(lambda x: x, POINTS, OTHERS[:, :1])
-
-
-# Historical averaging.
-
-PATH = [RANDOM.normal(size=(7, *shape)).astype(np.float32) for shape in ((2, 3), (2,))]
-
-
-def expected_distance(step):
-    """From the plain mean of the weights at steps 0 to `step`, both included, in float64."""
-    paths = [path[: step + 1].astype(np.float64) for path in PATH]
-    return sum(((path[-1] - path.mean(axis=0)) ** 2).sum() for path in paths)
-
-
-def walk(weights, distance, steps):
-    """Put the weights on their path, step by step; returns the distances."""
-    values = []
-    for step in steps:
-        for weight, path in zip(weights, PATH, strict=True):
-            weight.assign(path[step])
-        values.append(float(distance(tf.constant(step, tf.int64))))
-    return values
-
-
-def fresh_weights():
-    return [keras.Variable(tf.ones((2, 3))), tf.Variable(tf.ones((2,)))]
-
-
-def test_historical_averaging_along_a_path_holds_the_mean_constant():
-    weights = fresh_weights()
-    average = losses.HistoricalAverage(weights)
-
-    def distance(step):
-        with tf.GradientTape() as tape:
-            value = average(step)
-        gradients = tape.gradient(value, [weights[0].value, weights[1]])
-        for by_weight, path in zip(gradients, PATH, strict=True):
-            expected = 2 * (path[step] - path[: int(step) + 1].mean(axis=0))
-            np.testing.assert_allclose(by_weight, expected, atol=1e-5)
-        return value
-
-    values = walk(weights, distance, range(7))
-    np.testing.assert_allclose(values, [expected_distance(n) for n in range(7)], rtol=1e-5)
-    assert values[0] == 0 < min(values[1:])
-    for mean, path in zip(average.means, PATH, strict=True):
-        np.testing.assert_allclose(mean, path.mean(axis=0, dtype=np.float64), atol=1e-6)
-    assert not average.trainable_variables and len(average.variables) == 2
-
-
-def test_historical_averaging_resumed_from_a_checkpoint(tmp_path):
-    weights = fresh_weights()
-    average = losses.HistoricalAverage(weights)
-    walk(weights, average, range(3))
-    path = tf.train.Checkpoint(average=average).save(tmp_path / "run")
-    through = walk(weights, average, range(3, 7))
-    np.testing.assert_allclose(through, [expected_distance(n) for n in range(3, 7)], rtol=1e-5)
-
-    weights = fresh_weights()
-    average = losses.HistoricalAverage(weights)
-    tf.train.Checkpoint(average=average).restore(path).assert_consumed()
-    assert walk(weights, average, range(3, 7)) == through
-    forgetful = losses.HistoricalAverage(fresh_weights())
-    assert not np.isclose(walk(forgetful.weights(), forgetful, range(3, 7)), through).any()
-    # The means are saved; the weights belong to their network.
-    saved = [name for name, _ in tf.train.list_variables(path) if "average" in name]
-    assert len(saved) == 2 and all("means" in name for name in saved)
-
-
-def test_historical_averaging_of_a_model_in_mixed_precision():
-    dense = keras.layers.Dense(2, dtype="mixed_bfloat16")
-    model = keras.Sequential([keras.Input((2,)), dense])
-    average = losses.HistoricalAverage(model.trainable_variables)
-    assert float(average(0)) == 0
-    dense.bias.assign([1 / 3, 0])  # the mean is then half of it, in float32
-    assert float(average(1)) == pytest.approx(1 / 36, rel=1e-6)
-
-
-def test_historical_averaging_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="needs variables"):
-        losses.HistoricalAverage(keras.Sequential([keras.layers.Dense(2)]).trainable_variables)
-
-
 # All of them as one program.
 
 
@@ -569,7 +412,7 @@ def test_historical_averaging_of_nothing_is_refused():
 def test_penalties_in_a_compiled_step_are_as_eager_and_traced_once(jit_compile):
     def start():
         weight = tf.Variable(np.concatenate([SLOPE[:, None], np.zeros((3, 1), np.float32)], axis=1))
-        return weight, losses.HistoricalAverage([weight])
+        return weight, mode_collapse.HistoricalAverage([weight])
 
     def train(weight, average, step):
         def critic(x, training=True):  # some examples have no slope
@@ -580,7 +423,7 @@ def test_penalties_in_a_compiled_step_are_as_eager_and_traced_once(jit_compile):
                 # XLA draws other numbers; between a point and itself they make no difference.
                 losses.gradient_penalty(critic, POINTS, POINTS, seed=1, step=step),
                 losses.r1_penalty(critic, POINTS),
-                losses.feature_matching(critic, POINTS, OTHERS),
+                mode_collapse.feature_matching(critic, POINTS, OTHERS),
                 average(step),
             ]
         gradients = [tape.gradient(value, weight) for value in values]

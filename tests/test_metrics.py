@@ -462,7 +462,7 @@ def test_mode_coverage_refuses():
         (RING[0], RING, {}, r"^samples .*shape .*\(2,\)"),
         (np.full((3, 2), np.nan), RING, {}, "^samples .*NaN"),
         (RING, np.full((8, 2), np.inf), {}, "^modes .*inf"),
-        (REAL, RING, {}, "samples have 4 dimensions, modes 2"),
+        (REAL, RING, {}, "samples has 4 dimensions, modes 2"),
         (RING, RING, {"deviation": 0.0}, "^deviation"),
         (RING, RING, {"deviation": -0.01}, "^deviation"),
         (RING, RING, {"deviation": math.nan}, "^deviation"),

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 from ganutils import networks, runtime
-from ganutils.layers import MinibatchDiscrimination, Pack
+from ganutils.families.mode_collapse import MinibatchDiscrimination, Pack
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ ROOMS = {
     "exercises": {"runtime"},
     "figures": {"_atomic", "validation"},
     "latents": set(),
-    "layers": {"validation"},
+    "layers": set(),
     "losses": {"latents"},
     "metrics": {"validation"},
     "networks": {"layers", "validation"},
@@ -36,6 +36,7 @@ ROOMS = {
     "families.invariance": {"latents"},
     "families.lapgan": {"latents", "networks", "validation"},
     "families.latent_directions": {"latents", "stroke_attributes"},
+    "families.mode_collapse": {"validation"},
 }
 
 

@@ -28,6 +28,7 @@ from helpers import (
 from jupyter_client.manager import start_new_kernel
 
 from ganutils import checkpoints, layers, losses, networks, steps
+from ganutils.families import mode_collapse
 
 assert runtime  # used by being imported
 
@@ -54,7 +55,7 @@ def dcgan():
 
 def spectral():
     dense = layers.SpectralNormalization(keras.layers.Dense(5))
-    minibatch = layers.MinibatchDiscrimination(2, 2)
+    minibatch = mode_collapse.MinibatchDiscrimination(2, 2)
     last = layers.SpectralNormalization(keras.layers.Dense(1))
     image, flat = keras.Input(IMAGE_SHAPE), keras.layers.Flatten()
     return keras.Sequential([image, flat, dense, minibatch, last]), pair()[1]
@@ -62,8 +63,8 @@ def spectral():
 
 def virtual():
     image = keras.Input(IMAGE_SHAPE)
-    y = keras.layers.Dense(5)(layers.WithReference(IMAGES[:4])(image))
-    y = layers.DropReference(4)(layers.VirtualBatchNormalization(4)(y))
+    y = keras.layers.Dense(5)(mode_collapse.WithReference(IMAGES[:4])(image))
+    y = mode_collapse.DropReference(4)(mode_collapse.VirtualBatchNormalization(4)(y))
     return keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(y))), pair()[1]
 
 
@@ -82,7 +83,7 @@ def played(run, terms, **settings):
 
 def historical(seed):
     run, _ = tiny_run(seed, make_optimizer=momentum)
-    means = run.also["means"] = losses.HistoricalAverage(run.g_variables)
+    means = run.also["means"] = mode_collapse.HistoricalAverage(run.g_variables)
     return run, played(run, {"g_terms": [lambda real, fake, step: means(step)]})
 
 

@@ -22,6 +22,7 @@ from helpers import (
 )
 
 from ganutils import latents, losses, networks, runtime, steps
+from ganutils.families import mode_collapse
 
 sgd = keras.optimizers.SGD
 
@@ -295,7 +296,7 @@ TERMS = {
     "decay of D": (0, lambda r, f, n, d, g: decay(n, d)),
     "penalty": (0, lambda r, f, n, d, g: losses.gradient_penalty(d, r, f, seed=2, step=n)),
     "decay of G": (1, lambda r, f, n, d, g: decay(n, g)),
-    "matching": (1, lambda r, f, n, d, g: losses.feature_matching(d, r, f)),
+    "matching": (1, lambda r, f, n, d, g: mode_collapse.feature_matching(d, r, f)),
 }
 
 

@@ -1,5 +1,7 @@
 """What is refused at the door, and how it is said; what is fit passes unchanged."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -81,7 +83,7 @@ def test_features_come_back_as_float64_in_their_order():
 )
 def test_unfit_features_are_refused_by_name(name, unfit, words):
     pair = {"real": FEATURES, "fake": FEATURES} | {name: unfit}
-    refused(f"{name} .*{words}", validation.as_feature_pair, **pair, full_rank=True)
+    refused(f"{name} .*{words}", validation.as_feature_pair, *pair.values(), full_rank=True)
 
 
 def test_probabilities_and_shares():
@@ -99,19 +101,21 @@ def test_probabilities_and_shares():
         refused(f"these .*{words}", validation.as_probabilities, unfit, "these")
     refused("these .*2 rows", validation.as_probabilities, PROBABILITIES, "these", least=3)
 
-    shares = validation.as_shares(PROBABILITIES[0], "these")
+    classes = {"shape": ("classes",)}
+    shares = validation.as_probabilities(PROBABILITIES[0], "these", **classes)
     assert shares.dtype == np.float64 and shares.tolist() == [0.25, 0.75]
     for unfit, words in [
         (np.array([3, 4]), "int64"),
         (np.array([3.0, 4.0]), "7.*division by their sum"),
         (PROBABILITIES, r"\(classes\), not \(2, 2\)"),
     ]:
-        refused(f"these .*{words}", validation.as_shares, unfit, "these")
+        refused(f"these .*{words}", validation.as_probabilities, unfit, "these", **classes)
 
 
 def test_samples_and_modes():
     pair = {"samples": FEATURES[:, :2], "modes": FEATURES[:3, :2]}
-    checked = validation.as_samples_and_modes(**pair)
+    check = functools.partial(validation.as_feature_pair, names=tuple(pair), least=1)
+    checked = check(*pair.values())
     assert [x.dtype for x in checked] == [np.float64] * 2
     assert all(map(np.array_equal, checked, pair.values()))
     for name in pair:
@@ -122,8 +126,8 @@ def test_samples_and_modes():
             (np.full((3, 2), np.nan), "NaN"),
         ]:
             case = pair | {name: unfit}
-            refused(f"{name} .*{words}", validation.as_samples_and_modes, **case)
-    refused("samples .* 2.* modes 3", validation.as_samples_and_modes, FEATURES[:, :2], FEATURES)
+            refused(f"{name} .*{words}", check, *case.values())
+    refused("samples .* 2.* modes 3", check, FEATURES[:, :2], FEATURES)
 
 
 def test_labels():

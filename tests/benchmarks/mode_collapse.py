@@ -36,6 +36,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from ganutils import data, layers, losses, metrics, networks, runtime, training
+from ganutils.families import mode_collapse as remedies
 from ganutils.latents import sample_latents
 from ganutils.steps import with_ema
 
@@ -110,11 +111,11 @@ def no_loss(fake_logits):
 
 def match_features(discriminator, generator, seed):
     hidden = keras.Model(discriminator.input, discriminator.layers[-2].output)
-    return [lambda real, fake, step: losses.feature_matching(hidden, real, fake)]
+    return [lambda real, fake, step: remedies.feature_matching(hidden, real, fake)]
 
 
 def average_history_of_d(discriminator, generator, seed):
-    history = losses.HistoricalAverage(discriminator.trainable_variables)
+    history = remedies.HistoricalAverage(discriminator.trainable_variables)
     return [lambda real, fake, step: HISTORY * history(step)]
 
 
@@ -123,12 +124,12 @@ def average_history_of_g(discriminator, generator, seed):
 
 
 def virtual_bn_relu(x):
-    return keras.layers.ReLU()(layers.VirtualBatchNormalization(REFERENCE)(x))
+    return keras.layers.ReLU()(remedies.VirtualBatchNormalization(REFERENCE)(x))
 
 
 def with_reference(z):
     latents = sample_latents(REFERENCE, LATENT_DIM, seed=12345, step=0)
-    return layers.WithReference(latents.numpy())(z)
+    return remedies.WithReference(latents.numpy())(z)
 
 
 def spectral_dense(units):
@@ -140,7 +141,7 @@ METHODS = {
     "constant": Method("constant step size", falling=False),
     "smoothing": Method(
         "one-sided smoothing",
-        objective=(losses.smoothed_discriminator_loss, losses.generator_loss),
+        objective=(remedies.smoothed_discriminator_loss, losses.generator_loss),
     ),
     "matching": Method(
         "feature matching",
@@ -149,7 +150,7 @@ METHODS = {
     ),
     "minibatch": Method(
         "minibatch discrimination",
-        discriminator={"last": lambda x: layers.MinibatchDiscrimination(8, 2)(x)},
+        discriminator={"last": lambda x: remedies.MinibatchDiscrimination(8, 2)(x)},
     ),
     "history": Method(
         "historical averaging",
@@ -162,11 +163,11 @@ METHODS = {
         generator={
             "first": with_reference,
             "after_dense": virtual_bn_relu,
-            "last": lambda x: layers.DropReference(REFERENCE)(x),
+            "last": lambda x: remedies.DropReference(REFERENCE)(x),
         },
     ),
-    "pack2": Method("packing, 2", discriminator={"first": lambda x: layers.Pack(2)(x)}),
-    "pack4": Method("packing, 4", discriminator={"first": lambda x: layers.Pack(4)(x)}),
+    "pack2": Method("packing, 2", discriminator={"first": lambda x: remedies.Pack(2)(x)}),
+    "pack4": Method("packing, 4", discriminator={"first": lambda x: remedies.Pack(4)(x)}),
     "squares": Method("least squares", objective=losses.least_squares),
     "spectral": Method(
         "hinge, spectral norm",

@@ -28,8 +28,8 @@ import systems
 import tensorflow as tf
 
 from ganutils import classifier, data, figures, losses, metrics, networks, runtime
+from ganutils.families.mode_collapse import Pack
 from ganutils.latents import sample_latents
-from ganutils.layers import Pack
 from ganutils.steps import with_ema
 from ganutils.training import train
 
