@@ -108,15 +108,17 @@ def _path_of(source):
 def class_names(source="auto"):
     """Names of the classes that the labels of `load_images(source)` index, a list of strings.
 
-    The published names, or those of the class folders. An `.npz` has none; ValueError.
+    The published names, those of the class folders, or of an `.npz` "0", "1" ... up to the largest
+    label of its training images.
     """
     _refuse_no_path(source)
     if source in ("auto", "digits", *_mnist.SETS):
         return [*_mnist.CLASSES.get(source, "0123456789")]
     path, folder = _path_of(source)
-    if not folder:
-        raise ValueError(f"{path} holds the numbers of its classes alone, and no names")
-    return _image_files.class_folders(path) or ["0"]
+    if folder:
+        return _image_files.class_folders(path) or ["0"]
+    _, labels, _ = load_images(path)
+    return [str(label) for label in range(labels.max() + 1)]
 
 
 def require(images, labels=None, *, count=1, classes=1, shape=None, divisor=1):
