@@ -34,12 +34,12 @@ def describe_normalization(layer):
     """Batch normalization after training: the layer, and a factor and a shift for each channel."""
     if layer.axis not in (-1, len(layer.output.shape) - 1):
         return None, []
-    gamma = 1.0 if layer.gamma is None else np.array(layer.gamma, np.float64)
-    beta = 0.0 if layer.beta is None else np.array(layer.beta, np.float64)
-    factor = gamma / np.sqrt(np.array(layer.moving_variance, np.float64) + layer.epsilon)
+    gamma = 1.0 if layer.gamma is None else np.float64(layer.gamma.numpy())
+    beta = 0.0 if layer.beta is None else np.float64(layer.beta.numpy())
+    factor = gamma / np.sqrt(np.float64(layer.moving_variance.numpy()) + layer.epsilon)
     return [{"kind": "normalize"}], [
         factor,
-        beta - factor * np.array(layer.moving_mean, np.float64),
+        beta - factor * np.float64(layer.moving_mean.numpy()),
     ]
 
 
@@ -48,7 +48,7 @@ def describe_convolution(layer):
 
     The page's kernels are (size, size, inputs, outputs).
     """
-    kernel, (size, *sides) = np.array(layer.kernel), layer.kernel_size
+    kernel, (size, *sides) = layer.kernel.numpy(), layer.kernel_size
     if isinstance(layer, UpsampleConv2D):
         kind, scale, plain = "upsample_conv", layer.scale, layer.groups == 1
     else:
@@ -103,7 +103,7 @@ def describe_generator(generator):
             raise ValueError(f"{operation.name!r} does not simply follow {before.name!r}.")
         some, theirs = describe_layer(operation)
         described, weights, before = described + some, weights + theirs, operation
-    flat = np.concatenate([np.ravel(np.array(array, np.float32)) for array in weights])
+    flat = np.concatenate([np.ravel(np.asarray(array, np.float32)) for array in weights])
     largest = np.abs(flat).max()
     if not largest < np.finfo(np.float16).max:  # NaN fails this, too
         raise ValueError(f"The largest weight is {largest:.4g}; float16 ends at 65,504.")
