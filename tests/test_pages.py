@@ -109,12 +109,15 @@ DESIGNS = {
 
 
 def conditional_generator(*, latent_dim=6, classes=10, shape=(24, 24, 1), **design):
-    """A generator whose weights are all at random, and count, statistics included."""
+    """A generator whose weights are all at random, and count, statistics included.
+
+    float16 holds them exactly; a factor of batch normalization is still rounded.
+    """
     keras.utils.set_random_seed(SEED)
     sizes = {"widths": (16, 9, 5)} | design
     generator = networks.dcgan_generator(latent_dim + classes, shape, **sizes)
     for weight in generator.weights:
-        values = np.random.uniform(0.5, 1.5, weight.shape)
+        values = np.random.randint(512, 1537, weight.shape) / 1024
         weight.assign(values if weight.path.endswith("variance") else values - 1)
     return generator
 
@@ -138,6 +141,7 @@ def blocks_of(path):
 
 def test_weights_are_kept_as_float16(tmp_path):
     generator = conditional_generator(after_dense=leaky, after_conv=leaky, use_bias=True)
+    generator.set_weights([1.1 * weight for weight in generator.get_weights()])
     model, weights = blocks_of(write(generator, tmp_path / "page.html"))
     expected = np.concatenate([np.ravel(weight) for weight in generator.get_weights()])
     np.testing.assert_array_equal(weights, expected.astype(np.float16))
@@ -686,8 +690,7 @@ def test_each_design_is_drawn_as_by_keras(digits_browser, tmp_path, design):
     open_digits(digits_browser, write(generator, tmp_path / "page.html"))
     assert digits_browser.ask("byId('message').textContent") == ""
     difference, images = largest_difference(digits_browser, generator, 50)
-    assert difference < 1 / 255
-    assert images.std(axis=0).max() > 0.1
+    assert difference < min(1 / 255, 0.02 * images.std(axis=0).max())
 
 
 @pytest.mark.slow
