@@ -884,7 +884,7 @@ def with_weights(text):
 DAMAGES = {
     "a cut script": (cut_at(0.02), "script has not started.*cut off"),
     "cut before the model": (lambda page: page.split('<script id="model"')[0], "cut off"),
-    "a cut model": (lambda page: page.split('"directions"')[0], "description.*damaged or cut off"),
+    "a cut model": (lambda page: page.split('"directions":')[0], "description.*damaged or cut off"),
     "no weights": (lambda page: page.split('<script id="weights"')[0], "has 0: it is damaged or"),
     "half of the weights": (cut_at(0.5), "cut off"),
     "nearly all weights": (cut_at(0.999), "cut off"),
