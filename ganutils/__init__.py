@@ -29,6 +29,7 @@ Families, which use these rooms and never each other:
 - families.aae: adversarial autoencoder (AAE), clusters without labels
 - families.lapgan: LAPGAN, a GAN for each level of a Laplacian pyramid
 - families.latent_directions: truncation, attribute directions, principal directions (GANSpace)
+- families.export: a page in which a browser draws with the generator
 """
 
 import os

@@ -32,6 +32,7 @@ ROOMS = {
     "families.aae": {"latents", "layers", "networks"},
     "families.bigan": {"latents", "losses", "networks"},
     "families.conditional": {"latents", "networks"},
+    "families.export": {"_atomic", "layers", "validation"},
     "families.infogan": {"latents"},
     "families.invariance": {"latents"},
     "families.lapgan": {"latents", "networks", "validation"},
