@@ -302,7 +302,7 @@ def saver(run, folder, *, keep=3):
 
 
 def resume_and_train(
-    run, folder, train_step, batches, *, steps, callbacks=(), every=100, per_call=1, keep=3
+    run, folder, train_step, batches, *, steps, callbacks=(), every=100, per_call=None, keep=3
 ):
     """Take steps until the run's counter stands at `steps`, from wherever the run got to.
 

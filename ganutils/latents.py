@@ -1,8 +1,11 @@
 """Where does noise come from? A pure function of (seed, step), so that a run can be resumed."""
 
 import functools
+import math
 
 import tensorflow as tf
+
+from ganutils import runtime
 
 
 def stream(seed, step, name=""):
@@ -53,7 +56,37 @@ def by_replica(draw):
     return own_rows
 
 
+def _alike_in_xla(draw):
+    """Let normal numbers be the same in a program of XLA, up to rounding, on a machine with a GPU.
+
+    From a key TensorFlow and XLA draw the same whole numbers, and make other floats of them. So the
+    floats are made here, as TensorFlow makes them. Without a GPU it is draw, bit for bit.
+
+    draw: function (count, size, *, seed, step) -> standard normal tensor (count, size). In XLA,
+    seed and step are taken for 32-bit integers.
+
+    Box and Muller 1958, "A note on the generation of random normal deviates".
+    """
+
+    @functools.wraps(draw)
+    def from_whole_numbers(count, size, *, seed, step):
+        if not runtime.ON_GPU:
+            return draw(count, size, seed=seed, step=step)
+        pairs = (count * size + 1) // 2
+        bits = tf.random.stateless_uniform(
+            (pairs, 2), seed=stream(seed, step), minval=None, maxval=None, dtype=tf.int32
+        )
+        uniform = tf.cast(bits & (2**23 - 1), tf.float32) / 2**23
+        length = tf.sqrt(-2 * tf.math.log(tf.maximum(uniform[:, 0], 1e-7)))
+        angle = 2 * math.pi * uniform[:, 1]
+        points = length[:, None] * tf.stack([tf.sin(angle), tf.cos(angle)], axis=1)
+        return tf.reshape(tf.reshape(points, [-1])[: count * size], (count, size))
+
+    return from_whole_numbers
+
+
 @by_replica
+@_alike_in_xla
 def sample_latents(count, latent_dim, *, seed, step):
     """Draw standard normal latents z, float32 (count, latent_dim), by (seed, step) alone."""
     return tf.random.stateless_normal((count, latent_dim), seed=stream(seed, step))

@@ -59,6 +59,8 @@ else:
         tf.config.list_logical_devices()  # the probe for GPUs is what complains, so make it now
 import keras  # noqa: E402  Keras imports TensorFlow, which had to come quietly first
 
+ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+
 # What a keras.json in the reader's home may have changed.
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
@@ -180,6 +182,21 @@ def fast_precision():
     keras.config.set_dtype_policy(policy)
     print(f"Networks compute in {name}: {reason}.")
     return policy
+
+
+@contextlib.contextmanager
+def full_float32():
+    """Compute in all digits of float32, for comparisons.
+
+    Otherwise GPUs of compute capability 8.0 on round what they multiply to TF32, to 10 bits.
+    """
+    switch = tf.config.experimental
+    before = switch.tensor_float_32_execution_enabled()
+    switch.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        switch.enable_tensor_float_32_execution(before)
 
 
 def in_float32(model):

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from ganutils import runtime, validation
 
+PROGRAM_STEPS, PROGRAM_BYTES = 100, 2**28  # at most, of one program on a GPU and its batches
+
 
 class Progress(NamedTuple):
     """What a callback of `train` is told.
@@ -158,10 +160,11 @@ def with_weight_norms(run, train_step):
 
 
 def _make_loop(train_step, draw, step, *, jit_compile):
-    """Make a function (source, count) that takes steps in one program.
+    """Make a function (source, count, size) that takes count steps in one program.
 
     draw: function (given, step) -> real samples; given is an optional batch of the source where
-    that is an iterator of a dataset, else the source itself. A dataset's end ends the steps.
+    that is an iterator of a dataset, else the source itself. A dataset's end ends the steps. size:
+    the most steps of a program, which XLA compiles once for all counts; without it, for this count.
     """
 
     @tf.function
@@ -169,9 +172,10 @@ def _make_loop(train_step, draw, step, *, jit_compile):
         return train_step(draw(given, tf.identity(step)), tf.identity(step))
 
     @tf.function(jit_compile=jit_compile)
-    def loop(source, count, names):
-        rows = tf.TensorArray(tf.float32, count)
-        for i in tf.range(count):
+    def loop(source, count, names, size):
+        rows = tf.TensorArray(tf.float32, count if size is None else size)
+        i = tf.constant(0)
+        while i < count:  # a range would be compiled for each count
             given = source
             if isinstance(source, tf.data.Iterator):
                 given = source.get_next_as_optional()
@@ -183,14 +187,16 @@ def _make_loop(train_step, draw, step, *, jit_compile):
             if not tf.reduce_all(tf.math.is_finite(row)):
                 break
             step.assign_add(1)
+            i += 1
         return rows.stack()
 
-    def take(source, count):
+    def take(source, count, size=None):
         given = source
         if isinstance(source, tf.data.Iterator):
             given = tf.OptionalSpec(source.element_spec)
         names = tuple(values_at.get_concrete_function(given).structured_outputs)
-        columns = loop(source, tf.constant(count), names).numpy().T.tolist()
+        rows = loop(source, tf.constant(count), names, size).numpy()
+        columns = rows[:count].T.tolist()
         return dict(zip(names, columns, strict=True))
 
     return take
@@ -225,6 +231,50 @@ def _refuse_to_go_on(columns, taken, count, now):
 
 def _compile_batches(run, train_step):
     return _make_loop(train_step, lambda batch, _: batch.get_value(), run.step, jit_compile=False)
+
+
+def _program_steps(run, source):
+    """How many steps a GPU takes as one program; 1 where none is made."""
+    known = isinstance(source, tf.data.Dataset) and run.strategy is None and runtime.ON_GPU
+    specs = tf.nest.flatten(source.element_spec) if known else [None]
+    if not all(isinstance(x, tf.TensorSpec) and x.shape.is_fully_defined() for x in specs):
+        return 1
+    size = sum(spec.shape.num_elements() * spec.dtype.size for spec in specs)
+    return max(min(PROGRAM_STEPS, PROGRAM_BYTES // size), 1)
+
+
+def _compile_programs(run, train_step):
+    """Make a function (batches, count, size), as `_take_one_by_one`, for programs of XLA."""
+
+    def draw(window, step):
+        first, batches = window
+        # A slice's bounds would be compiled in, anew for each window.
+        return tf.nest.map_structure(lambda rows: tf.gather(rows, step - first), batches)
+
+    loop = _make_loop(train_step, draw, run.step, jit_compile=True)
+
+    def take(batches, count, size):
+        window = list(itertools.islice(batches, count))
+        if not window:
+            return {}
+        padding = window[-1:] * (size - len(window))  # every program has the same shape
+        with tf.device("CPU:0"):  # one copy to the GPU, instead of one for each batch
+            stacked = tf.nest.map_structure(lambda *rows: tf.stack(rows), *window, *padding)
+        return loop((tf.identity(run.step), stacked), len(window), size)
+
+    return take
+
+
+def _way_to_take(run, train_step, source, per_call):
+    """A function (batches, count) that takes steps, and the most that it may be asked for."""
+    program = _program_steps(run, source) if per_call is None else 1
+    if program > 1:
+        return partial(run.made_once(_compile_programs, train_step), size=program), program
+    if per_call in (None, 1):
+        return partial(_take_one_by_one, train_step, run.step), 1
+    if not isinstance(source, tf.data.Dataset):
+        raise TypeError(f"{per_call=} needs a tf.data.Dataset of batches, not {type(source)}.")
+    return run.made_once(_compile_batches, train_step), per_call
 
 
 def make_loop(train_step, draw, step, *, jit_compile=True):
@@ -270,7 +320,15 @@ def _batches_from(batches, now, steps):
 
 
 def train(
-    run, train_step, batches, *, steps, callbacks=(), every=100, per_call=1, watch_weights=False
+    run,
+    train_step,
+    batches,
+    *,
+    steps,
+    callbacks=(),
+    every=100,
+    per_call=None,
+    watch_weights=False,
 ):
     """Take steps until the run's counter stands at `steps`.
 
@@ -289,7 +347,10 @@ def train(
             asked for by Ctrl-C.
         every: steps between two calls of the callbacks.
         per_call: steps taken by one compiled call, at most; it needs a `tf.data.Dataset`, and pays
-            where a step is as short as Python's way to it. The results do not depend on it.
+            where a step is as short as Python's way to it. The results do not depend on it. None is
+            1 on a CPU. On a GPU it is up to 100 steps as one program of XLA's, whose results differ
+            by rounding, and in what a step draws by other means than `latents`, such as Dropout's
+            masks; again 1 under a strategy, where batches are no dataset, or are not of one shape.
         watch_weights: whether the history gets d_weights and g_weights, too, the norms of all
             weights of a player, so that one that is NaN or infinite is noticed at that step.
 
@@ -309,7 +370,7 @@ def train(
             hand; weights, counter and history may then disagree.
     """
     now, left, clock, stop = int(run.step), 0.0, None, False
-    if now > steps or every < 1 or per_call < 1:
+    if now > steps or every < 1 or (per_call is not None and per_call < 1):
         raise ValueError(f"step {now} must be at most {steps=}; {every=}, {per_call=} at least 1.")
     if run.strategy is not None:
         _refuse_other_steps(run)
@@ -317,16 +378,11 @@ def train(
         train_step = run.made_once(with_weight_norms, train_step)
     if now < steps:
         source = _batches_from(batches, now, steps)
-        if per_call > 1 and not isinstance(source, tf.data.Dataset):
-            raise TypeError(f"{per_call=} needs a tf.data.Dataset of batches, not {type(source)}.")
+        take, per_call = _way_to_take(run, train_step, source, per_call)
         source = iter(source)
     elif steps:  # on stderr: a notebook's text must not depend on how often a cell was run
         advice = "nothing is left to do: ask for more steps, or make a new run."
         print(f"The run is already at step {now}, {advice}", file=sys.stderr)
-    if per_call > 1:
-        take = run.made_once(_compile_batches, train_step)
-    else:
-        take = partial(_take_one_by_one, train_step, run.step)
 
     def report():
         for callback in callbacks:

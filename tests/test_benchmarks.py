@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import batch_size
 import collapse_cure
 import compare_systems
 import course
@@ -1014,3 +1015,13 @@ def test_a_row_of_the_collapse_and_one_of_real_images():
 def test_the_distance_of_black_to_white():
     ends = np.stack([-np.ones((28, 28, 1)), np.ones((28, 28, 1))])
     assert collapse_cure.mean_distance(ends) == pytest.approx(2 * 28)
+
+
+@pytest.mark.slow
+def test_a_larger_batch_takes_fewer_and_larger_steps(monkeypatch):
+    judge = SimpleNamespace(scores=lambda x: {"frechet": len(x)}, floors=lambda: [1.0, 2.0])
+    monkeypatch.setattr(batch_size, "judge_of", lambda source: judge)
+    monkeypatch.setattr(course, "COUNT", 10)
+    row, drawn = batch_size.measure("256 scaled", seed=0, steps=9, source="digits")
+    expected = {"batch": 256, "taken": 2, "rate": 2e-3, "frechet": 10, "floor": 2.0}
+    assert row == expected and drawn == {}

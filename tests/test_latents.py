@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ganutils import latents
+from ganutils import latents, runtime
 
 
 def draw(count=4, latent_dim=3, *, seed=1, step=0):
@@ -215,3 +215,22 @@ def test_labels_out_of_range_and_rows_of_another_width_are_refused(labels, kind,
     join = tf.function(latents.join_classes) if compiled else latents.join_classes
     with pytest.raises(kind, match=named):
         join(tf.zeros((2, 4)), tf.constant(labels), 3)
+
+
+@pytest.mark.parametrize("count, size", [(5, 7), (1, 1), (300, 100)])
+def test_on_a_gpu_latents_are_the_same_in_a_program_of_xla(count, size, monkeypatch):
+    """And those of a CPU, up to rounding; XLA's own normal numbers are others."""
+
+    def in_xla(function):
+        return tf.function(function, jit_compile=True)(tf.constant(9)).numpy()
+
+    z = draw(count, size, seed=4, step=9)
+    own = in_xla(lambda step: latents.sample_latents(count, size, seed=4, step=step))
+    assert abs(own - z).max() > 1e-2
+    monkeypatch.setattr(runtime, "ON_GPU", True)
+    for found in (
+        draw(count, size, seed=4, step=9),
+        in_xla(lambda step: latents.sample_latents(count, size, seed=4, step=step)),
+    ):
+        assert found.shape == (count, size) and found.dtype == np.float32
+        np.testing.assert_allclose(found, z, atol=1e-5)

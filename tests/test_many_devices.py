@@ -6,18 +6,17 @@ import helpers  # first: it imports TensorFlow without its start-up messages
 import functools
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import many_devices
 import numpy as np
 import pytest
 import tensorflow as tf
+import worker_costs
 
 from ganutils import latents, layers, losses, steps, training
 
@@ -210,23 +209,19 @@ def test_workers_that_read_different_folders_are_stopped(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_one_of_two_workers_is_killed_and_both_started_again(seed, state, tmp_path):
-    """At a random moment after the first save; and the state at the end has the same bits."""
-    dice, victim = random.Random(seed), seed
-    arguments = ["--workers", "2", "--every", "2", "--folder", str(tmp_path / "saves")]
-    workers = many_devices.start_workers(many_devices.free_ports(2), arguments)
-    while not list(tmp_path.glob("saves/*.index")):
-        assert not any(worker.poll() for worker in workers)
-        time.sleep(0.01)
-    time.sleep(dice.uniform(0, 0.5))
-    assert workers[victim].poll() is None
-    workers[victim].kill()
-    assert many_devices.wait_for(workers) is not None
-    saved = helpers.saved_steps(tmp_path / "saves")
-    assert 2 <= saved[-1] < 50
-    end = state(*arguments)
+    """At a random moment; and the state at the end has the same bits."""
+    found, end = worker_costs.interrupted(seed, kills=1, count=50)
+    assert 2 <= found["kills"][0]["saved"] < 50
     alone = state("--workers", 2, "--every", 2, "--folder", tmp_path / "another")
     assert end.keys() == alone.keys()
     assert [name for name in end if end[name].tobytes() != alone[name].tobytes()] == []
+
+
+@pytest.mark.slow
+def test_steps_and_sums_of_two_workers_are_timed():
+    row, _ = worker_costs.speed("same share", 2)
+    assert row["samples"] == pytest.approx(128 / row["seconds"])
+    assert 0 < row["sum"] < row["seconds"] and row["bytes"] == 4 * 308_593
 
 
 # The parts, on two logical CPUs.

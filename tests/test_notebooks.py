@@ -87,7 +87,7 @@ def is_left_out(decorator):
     """Whether it registers a layer, or is what notebook 15 puts around the code of earlier ones."""
     text = ast.unparse(decorator)
     registers = text.startswith("keras.saving.register_keras_serializable(")
-    return registers or text in ("by_replica", "synchronized")
+    return registers or text in ("_alike_in_xla", "by_replica", "synchronized")
 
 
 def bare(node):

@@ -14,7 +14,7 @@ ROOMS = {
     "data": {"_image_files", "_mnist", "latents", "validation"},
     "exercises": {"runtime"},
     "figures": {"_atomic", "validation"},
-    "latents": set(),
+    "latents": {"runtime"},
     "layers": set(),
     "losses": {"latents"},
     "metrics": {"validation"},

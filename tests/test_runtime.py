@@ -499,3 +499,15 @@ def test_outside_the_main_thread_there_is_no_button():
     thread.start()
     thread.join()
     assert seen == [(False, signal.default_int_handler)]
+
+
+def test_full_float32_is_for_a_block_only():
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    assert enabled()
+    with pytest.raises(KeyError), runtime.full_float32():
+        assert not enabled()
+        with runtime.full_float32():
+            pass
+        assert not enabled()
+        raise KeyError
+    assert enabled()

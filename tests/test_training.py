@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from helpers import frozen, make_batches, tiny_run
 
-from ganutils import training
+from ganutils import runtime, training
 
 # Steps that only count.
 
@@ -456,3 +456,65 @@ def test_float16_is_refused():
     for pair, name in ((half()[0], helpers.pair()[1]), "d"), ((helpers.pair()[0], half()[1]), "g"):
         with pytest.raises(ValueError, match=rf"{name}\w+or needs a scaled loss.*float16"):
             training.Run(*pair, **optimizers)
+
+
+# What a GPU does by itself: programs of many steps. XLA compiles them for a CPU as well.
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(runtime, "ON_GPU", True)
+
+
+def program_of(run, batches):
+    source = batches(start=0) if callable(batches) else batches
+    return training._way_to_take(run, lambda real, step: {"loss": real}, source, None)[1]
+
+
+def test_a_gpu_takes_many_steps_at_once_of_batches_of_one_shape(monkeypatch):
+    images = make_batches(0)
+    big = tf.data.Dataset.from_tensors(tf.zeros((3, 2**20))).repeat()  # 12 MB; of 256, 21 fit
+    ragged = tf.data.Dataset.range(7).batch(2)
+    assert [program_of(one_weight(), x) for x in (images, big, ragged)] == [1, 1, 1]
+    monkeypatch.setattr(runtime, "ON_GPU", True)
+    found = [program_of(one_weight(), x) for x in (images, big, ragged, finite)]
+    assert found == [100, 21, 1, 1]
+    run = one_weight()
+    run.strategy = "any"
+    assert program_of(run, images) == 1
+
+
+@pytest.mark.slow  # XLA compiles a whole step
+def test_programs_take_the_steps_that_python_takes(gpu):
+    """Up to rounding, at the same callbacks. Sums in another order differ by some 1e-7 of 1."""
+    (one, at_one, _), (many, at_many, _) = real_run([30], per_call=1), real_run([14, 30])
+    assert list(at_one) == [*range(4, 30, 4), 30] and at_many.keys() == {*at_one, 14}
+    numbers = [[x.numpy() for x in helpers.variables_of(run)] for run in (one, many)]
+    helpers.assert_close(*numbers, rtol=1e-5, atol=1e-5)
+    helpers.assert_close(one.history.values(), many.history.values(), rtol=1e-5, atol=1e-5)
+    start = tiny_run(average=True)[0]
+    weights = [run.generator.weights[0].numpy() for run in (one, start)]
+    assert abs(weights[0] - weights[1]).max() > 1e-2  # it has learned
+
+
+def test_programs_end_where_batches_values_or_the_reader_end_them(gpu):
+    def train_step(real, step):
+        return {"d_loss": tf.where(step == 7, math.nan, real)}
+
+    run, seen = one_weight(), []
+
+    def press(progress):
+        seen.append(progress.step)
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    settings = {"every": 3, "callbacks": [press]}
+    with pytest.raises(KeyboardInterrupt):  # noticed after the next program
+        training.train(run, train_step, unknown(9), steps=9, **settings)
+    assert int(run.step) == 6 and seen == [3, 6]
+    with pytest.raises(ValueError, match="batches ended before step 7: repeat"):
+        training.train(run, train_step, unknown(6), steps=9, **settings)
+    with pytest.raises(FloatingPointError, match="step 8: {'d_loss': nan}"):
+        training.train(run, train_step, unknown(9), steps=9, **settings)
+    assert int(run.step) == 7 and run.history == {"d_loss": [0, 1, 2, 3, 4, 5, 6]}
+    assert seen == [3, 6]

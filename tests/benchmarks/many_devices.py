@@ -41,7 +41,7 @@ LATENT_DIM, BATCH, SEED = 16, 32, 1
 # other; so the roundings of two runs grow, and nothing can be compared after some steps.
 OPTIMIZERS = {
     "gentle": partial(keras.optimizers.Adam, 1e-4, beta_1=0.5, epsilon=1e-2),
-    "usual": partial(keras.optimizers.Adam, 1e-3, beta_1=0.5),
+    "usual": partial(keras.optimizers.Adam, 1e-4, beta_1=0.5),
     "sgd": partial(keras.optimizers.SGD, 0.01),
 }
 WRONG = {
@@ -92,13 +92,13 @@ def undivided(play, replicas):
     return greedy_play
 
 
-def go(run, train_step, last, folder=None, every=10):
+def go(run, train_step, last, folder=None, every=10, callbacks=()):
     """Train to step `last`, from the last save in the folder where there is one."""
     batches = partial(data.batches, data.load_images("digits")[0], BATCH, seed=SEED)
     if folder:
         checkpoints.resume_and_train(run, folder, train_step, batches, steps=last, every=every)
     else:
-        training.train(run, train_step, batches, steps=last)
+        training.train(run, train_step, batches, steps=last, every=every, callbacks=callbacks)
 
 
 def state_of(run):
@@ -107,6 +107,18 @@ def state_of(run):
     parts |= {"d_optimizer": run.d_optimizer, "g_optimizer": run.g_optimizer}
     arrays = {f"{k} {i}": v.numpy() for k, x in parts.items() for i, v in enumerate(x.variables)}
     return arrays | {f"history {k}": np.array(v) for k, v in run.history.items()}
+
+
+def weights_of(run):
+    """All weights and moving statistics of a run's networks, as one vector."""
+    arrays = [v.numpy() for part in (run.discriminator, run.generator) for v in part.variables]
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def newest(folder):
+    """The step of the last whole save in a folder, 0 where there is none."""
+    path = tf.train.latest_checkpoint(folder)
+    return int(path.rpartition("-")[2]) if path else 0
 
 
 # The devices.
@@ -200,13 +212,13 @@ def free_ports(count):
         return [door.getsockname()[1] for door in found]
 
 
-def start_workers(ports, arguments, **pipes):
-    """Start a process of this script for each port; return them. pipes: as for `Popen`."""
+def start_workers(ports, arguments, script=__file__, **pipes):
+    """Start a process of a script for each port; return them. pipes: as for `Popen`."""
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     workers = []
     for index in range(len(ports)):
         config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        command = [sys.executable, __file__, *arguments]
+        command = [sys.executable, str(script), *arguments]
         environment = os.environ | {"TF_CONFIG": config}
         workers.append(subprocess.Popen(command, env=environment, **pipes))
     return workers
