@@ -21,7 +21,7 @@ _CPUINFO = Path("/proc/cpuinfo")  # on Linux
 
 
 @contextlib.contextmanager
-def _held_back_stderr():
+def held_back_stderr():
     """Hold back what is written to file descriptor 2; print it after all if the block fails."""
     sys.stderr.flush()
     try:
@@ -53,7 +53,7 @@ else:
     if CORES == 2:
         # Two operations side by side, a core each, are faster than one after the other, both split.
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    with _held_back_stderr():
+    with held_back_stderr():
         import tensorflow as tf
 
         tf.config.list_logical_devices()  # the probe for GPUs is what complains, so make it now
