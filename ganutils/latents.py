@@ -70,7 +70,7 @@ def _alike_in_xla(draw):
 
     @functools.wraps(draw)
     def from_whole_numbers(count, size, *, seed, step):
-        if not runtime.ON_GPU:
+        if not runtime.on_gpu():
             return draw(count, size, seed=seed, step=step)
         pairs = (count * size + 1) // 2
         bits = tf.random.stateless_uniform(

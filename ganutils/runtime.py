@@ -21,7 +21,7 @@ _CPUINFO = Path("/proc/cpuinfo")  # on Linux
 
 
 @contextlib.contextmanager
-def _held_back_stderr():
+def held_back_stderr():
     """Hold back what is written to file descriptor 2; print it after all if the block fails."""
     sys.stderr.flush()
     try:
@@ -53,13 +53,11 @@ else:
     if CORES == 2:
         # Two operations side by side, a core each, are faster than one after the other, both split.
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    with _held_back_stderr():
+    with held_back_stderr():
         import tensorflow as tf
 
         tf.config.list_logical_devices()  # the probe for GPUs is what complains, so make it now
 import keras  # noqa: E402  Keras imports TensorFlow, which had to come quietly first
-
-ON_GPU = bool(tf.config.list_physical_devices("GPU"))
 
 # What a keras.json in the reader's home may have changed.
 keras.config.set_image_data_format("channels_last")
@@ -67,6 +65,11 @@ keras.config.set_floatx("float32")
 keras.config.set_epsilon(1e-7)
 # Or each new model's `predict` would be called a retracing; a step's own retracing is still told.
 tf.get_logger().addFilter(lambda record: "make_predict_function" not in record.getMessage())
+
+
+def on_gpu():
+    """Whether TensorFlow sees a GPU, and so computes there."""
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def budget(full, smoke):

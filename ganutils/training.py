@@ -235,7 +235,7 @@ def _compile_batches(run, train_step):
 
 def _program_steps(run, source):
     """How many steps a GPU takes as one program; 1 where none is made."""
-    known = isinstance(source, tf.data.Dataset) and run.strategy is None and runtime.ON_GPU
+    known = isinstance(source, tf.data.Dataset) and run.strategy is None and runtime.on_gpu()
     specs = tf.nest.flatten(source.element_spec) if known else [None]
     if not all(isinstance(x, tf.TensorSpec) and x.shape.is_fully_defined() for x in specs):
         return 1

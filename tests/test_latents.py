@@ -227,7 +227,7 @@ def test_on_a_gpu_latents_are_the_same_in_a_program_of_xla(count, size, monkeypa
     z = draw(count, size, seed=4, step=9)
     own = in_xla(lambda step: latents.sample_latents(count, size, seed=4, step=step))
     assert abs(own - z).max() > 1e-2
-    monkeypatch.setattr(runtime, "ON_GPU", True)
+    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     for found in (
         draw(count, size, seed=4, step=9),
         in_xla(lambda step: latents.sample_latents(count, size, seed=4, step=step)),

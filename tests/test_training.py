@@ -463,7 +463,7 @@ def test_float16_is_refused():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(runtime, "ON_GPU", True)
+    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
 
 
 def program_of(run, batches):
@@ -476,7 +476,7 @@ def test_a_gpu_takes_many_steps_at_once_of_batches_of_one_shape(monkeypatch):
     big = tf.data.Dataset.from_tensors(tf.zeros((3, 2**20))).repeat()  # 12 MB; of 256, 21 fit
     ragged = tf.data.Dataset.range(7).batch(2)
     assert [program_of(one_weight(), x) for x in (images, big, ragged)] == [1, 1, 1]
-    monkeypatch.setattr(runtime, "ON_GPU", True)
+    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     found = [program_of(one_weight(), x) for x in (images, big, ragged, finite)]
     assert found == [100, 21, 1, 1]
     run = one_weight()
