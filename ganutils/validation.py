@@ -88,8 +88,10 @@ def as_feature_pair(first, second, *, names=("real", "fake"), least=2, full_rank
         raise ValueError(f"{names[0]} has {d} dimensions, {names[1]} {other}; they must agree.")
     for name, features in zip(names, pair, strict=True):
         if full_rank and len(features) <= d:
-            need = f"a covariance of {d} dimensions needs at least {d + 1}, a useful one many more"
-            raise ValueError(f"{name} has {len(features)} rows; {need}.")
+            raise ValueError(
+                f"{name} has {len(features)} rows; a covariance of {d} dimensions needs at least "
+                f"{d + 1}, and a useful one many more."
+            )
     return pair
 
 

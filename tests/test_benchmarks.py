@@ -513,11 +513,12 @@ SCRIPTS = {
 
 
 def test_no_script_imports_another():
-    assert len(SCRIPTS) == 19
+    assert len(SCRIPTS) == 21
+    shared = {"many_devices"}  # the program that workers run, and what starts them
     for path in Path(record.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                assert not {alias.name for alias in node.names} & set(SCRIPTS), path
+                assert not {alias.name for alias in node.names} & (set(SCRIPTS) - shared), path
             if isinstance(node, ast.ImportFrom):
                 assert node.module not in SCRIPTS, path
 
