@@ -62,17 +62,17 @@ def _alike_in_xla(draw):
     From a key TensorFlow and XLA draw the same whole numbers, and make other floats of them. So the
     floats are made here, as TensorFlow makes them. Without a GPU it is draw, bit for bit.
 
-    draw: function (count, size, *, seed, step) -> standard normal tensor (count, size). In XLA,
-    seed and step are taken for 32-bit integers.
+    draw: function (count, latent_dim, *, seed, step) -> standard normal tensor (count, latent_dim).
+    In XLA, seed and step are taken for 32-bit integers.
 
     Box and Muller 1958, "A note on the generation of random normal deviates".
     """
 
     @functools.wraps(draw)
-    def from_whole_numbers(count, size, *, seed, step):
+    def from_whole_numbers(count, latent_dim, *, seed, step):
         if not runtime.on_gpu():
-            return draw(count, size, seed=seed, step=step)
-        pairs = (count * size + 1) // 2
+            return draw(count, latent_dim, seed=seed, step=step)
+        pairs = (count * latent_dim + 1) // 2
         bits = tf.random.stateless_uniform(
             (pairs, 2), seed=stream(seed, step), minval=None, maxval=None, dtype=tf.int32
         )
@@ -80,7 +80,8 @@ def _alike_in_xla(draw):
         length = tf.sqrt(-2 * tf.math.log(tf.maximum(uniform[:, 0], 1e-7)))
         angle = 2 * math.pi * uniform[:, 1]
         points = length[:, None] * tf.stack([tf.sin(angle), tf.cos(angle)], axis=1)
-        return tf.reshape(tf.reshape(points, [-1])[: count * size], (count, size))
+        numbers = tf.reshape(points, [-1])[: count * latent_dim]
+        return tf.reshape(numbers, (count, latent_dim))
 
     return from_whole_numbers
 
