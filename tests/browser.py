@@ -69,7 +69,7 @@ class Page:
                 self.requests.append(parameters["request"]["url"])
             case "Runtime.exceptionThrown":
                 self.errors.append(parameters["exceptionDetails"])
-            case "Log.entryAdded" if parameters["entry"]["level"] == "error":  # or advice
+            case "Log.entryAdded":
                 self.errors.append(parameters["entry"]["text"])
         if "method" in answer:
             self.events.append(answer["method"])

@@ -146,6 +146,19 @@ def assert_close(first, second, rtol=1e-5, atol=1e-6):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
+def sigmoid(logits):
+    """By NumPy, float64."""
+    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+
+
+def gradient(loss, *arguments):
+    """Gradients of loss(*arguments) by each of them, arrays."""
+    arguments = [tf.Variable(x) for x in arguments]
+    with tf.GradientTape() as tape:
+        value = loss(*arguments)
+    return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(value, arguments)]
+
+
 def floats(values):
     return {name: float(value) for name, value in values.items()}
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import gradient, sigmoid
 
 from ganutils import latents, losses
 from ganutils.families import mode_collapse
@@ -17,17 +18,6 @@ assert runtime  # used by being imported
 RANDOM = np.random.default_rng(0)
 REAL, FAKE = (RANDOM.normal(size=(6, 1), scale=3).astype(np.float32) for _ in range(2))
 LOG2 = math.log(2)
-
-
-def sigmoid(logits):
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
-
-
-def gradient(loss, *arguments):
-    arguments = [tf.Variable(x) for x in arguments]
-    with tf.GradientTape() as tape:
-        value = loss(*arguments)
-    return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(value, arguments)]
 
 
 # Losses.

@@ -20,6 +20,7 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import many_devices  # first: it leaves open what devices there are
 
@@ -93,13 +94,9 @@ def time_sums(strategy, size):
 
 def start(count, arguments, script, pin=False):
     """Workers that are under way, each on a core of its own if asked for."""
-    before = dict(os.environ)
-    os.environ.update(ONE_THREAD if pin else {})
-    workers = many_devices.start_workers(
-        many_devices.free_ports(count), list(map(str, arguments)), script
-    )
-    os.environ.clear()
-    os.environ.update(before)
+    ports, arguments = many_devices.free_ports(count), list(map(str, arguments))
+    with mock.patch.dict(os.environ, ONE_THREAD if pin else {}):
+        workers = many_devices.start_workers(ports, arguments, script)
     if pin:
         for worker, core in zip(workers, sorted(os.sched_getaffinity(0)), strict=False):
             os.sched_setaffinity(worker.pid, {core})

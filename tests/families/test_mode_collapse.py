@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import gradient, sigmoid
 from keras import layers
 
 from ganutils.families.mode_collapse import (
@@ -35,17 +36,6 @@ LOG2 = math.log(2)
 @pytest.fixture(autouse=True)
 def one_seed():
     keras.utils.set_random_seed(1)
-
-
-def sigmoid(logits):
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
-
-
-def gradient(loss, *arguments):
-    arguments = [tf.Variable(x) for x in arguments]
-    with tf.GradientTape() as tape:
-        value = loss(*arguments)
-    return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(value, arguments)]
 
 
 def pass_and_gradients(layer, x, upstream):
