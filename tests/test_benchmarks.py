@@ -28,7 +28,7 @@ import systems
 import tensorflow as tf
 import time_to_quality
 import two_modes
-from helpers import eagerly, floats, frozen, numbers_of, variables_of
+from helpers import eagerly, floats, frozen, numbers_of, sigmoid, variables_of
 from keras import layers
 
 from ganutils import checkpoints, classifier, data, latents, metrics, training
@@ -54,10 +54,6 @@ def linear_pair():
     generator = keras.Model(z, layers.Reshape((1, 1, 1))(dense(z)))
     logit = layers.Dense(1, kernel_initializer=keras.initializers.Constant(0.5))
     return keras.Model(image, logit(layers.Flatten()(image))), generator
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def take_step(make_step, models, real, *, rate, seed, number):
