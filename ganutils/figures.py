@@ -91,8 +91,9 @@ def sliders(draw, **controls):
     drawn, moved = ipywidgets.HTML(picture), {}
     for name, (low, high, step, start) in controls.items():
         kind = ipywidgets.IntSlider if isinstance(start, int) else ipywidgets.FloatSlider
-        moved[name] = kind(start, min=low, max=high, step=step, description=name.replace("_", " "))
-        moved[name].style.description_width = "initial"
+        label = {key: name.replace("_", " ") for key in ("description", "tooltip")}
+        style = {"description_width": "initial"}
+        moved[name] = kind(start, min=low, max=high, step=step, style=style, **label)
         moved[name].observe(redraw, "value")
     # One output: sliders where they can be shown, else the picture, as if there were none.
     view = ipywidgets.VBox([*moved.values(), drawn]).get_view_spec()
