@@ -27,6 +27,7 @@ class PageExporter(HTMLExporter):
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
 {%- block data_png -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img src="data:image/png;base64,{{ output.data['image/png'] }}"
@@ -34,6 +35,13 @@ class PageExporter(HTMLExporter):
 {%- if alt %} alt="{{ alt | escape_html }}"{% endif -%}>
 </div>
 {%- endblock -%}"""
+
+    @property
+    def default_config(self):
+        config = super().default_config  # a widget needs a kernel: its picture takes its place
+        kinds = config.NbConvertBase.display_data_priority
+        config.NbConvertBase.display_data_priority = [k for k in kinds if "widget" not in k]
+        return config
 
     def markdown2html(self, source):
         return MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)

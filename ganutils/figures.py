@@ -27,6 +27,13 @@ def _running_cell():
     return shell.execution_count if hasattr(shell, "kernel") else None
 
 
+def _reader_is_here():
+    """Whether someone may move a slider: a program that runs a notebook keeps no history."""
+    if _running_cell() is None:
+        return False
+    return sys.modules["IPython"].get_ipython().history_manager.hist_file != ":memory:"
+
+
 def _described(alt):
     """What a notebook keeps beside a picture: its alternative text."""
     if not isinstance(alt, str) or not alt.strip():
@@ -49,6 +56,49 @@ def show(figure, *, alt):
 
         display(figure, metadata=metadata)
     plt.close(figure)  # or a script would keep them all, and a notebook show it once more
+
+
+def sliders(draw, **controls):
+    """Show the figure that `draw` makes, below a slider for each of its arguments.
+
+    Whenever a slider moves, the kernel draws anew. Without a kernel, and where a program runs the
+    notebook, there stands the picture that the sliders start with.
+
+    Args:
+        draw: function of the controls, by name -> matplotlib figure, and what it shows in words.
+        controls: name=(low, high, step, start), all int or all float; a slider's label is its name
+            with spaces for underscores.
+    """
+    for name, (low, high, _, start) in controls.items():
+        if not low <= start <= high:
+            raise ValueError(f"{name} starts at {start}, which is not in {low}..{high}.")
+    figure, alt = draw(**{name: start for name, (*_, start) in controls.items()})
+    if not _reader_is_here():
+        return show(figure, alt=alt)
+    import ipywidgets
+    from IPython import display, get_ipython
+
+    def render(figure, alt):
+        data, _ = get_ipython().display_formatter.format(figure)
+        plt.close(figure)
+        picture = f"data:image/png;base64,{data['image/png']}"
+        return data, f'<img src="{picture}" alt="{html.escape(alt)}">'
+
+    def redraw(change):
+        _, drawn.value = render(*draw(**{name: slider.value for name, slider in moved.items()}))
+
+    metadata, (data, picture) = _described(alt), render(figure, alt)
+    drawn, moved = ipywidgets.HTML(picture), {}
+    for name, (low, high, step, start) in controls.items():
+        kind = ipywidgets.IntSlider if isinstance(start, int) else ipywidgets.FloatSlider
+        label = {key: name.replace("_", " ") for key in ("description", "tooltip")}
+        style = {"description_width": "initial"}
+        moved[name] = kind(start, min=low, max=high, step=step, style=style, **label)
+        moved[name].observe(redraw, "value")
+    # One output: sliders where they can be shown, else the picture, as if there were none.
+    view = ipywidgets.VBox([*moved.values(), drawn]).get_view_spec()
+    data["application/vnd.jupyter.widget-view+json"] = view
+    display.display(data, raw=True, metadata=metadata)
 
 
 def to_uint8(images):

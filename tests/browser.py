@@ -17,9 +17,9 @@ from pathlib import Path
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-# No network, no window; the sandbox needs rights that a container lacks.
+# No network but this machine, no window; the sandbox needs rights that a container lacks.
 OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-OPTIONS += ["--host-resolver-rules=MAP * ~NOTFOUND", "--disable-dev-shm-usage"]
+OPTIONS += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-dev-shm-usage"]
 # The browser reads commands from its file 3, and writes answers into 4.
 START = """if True:
     import os, sys
@@ -77,8 +77,12 @@ class Page:
 
     def open(self, path):
         """Open a file, and wait until its scripts have run."""
+        self.visit(Path(path).resolve().as_uri())
+
+    def visit(self, address):
+        """Open an address, and wait until its scripts have run."""
         self.events.clear()
-        self.send("Page.navigate", url=Path(path).resolve().as_uri())
+        self.send("Page.navigate", url=address)
         while "Page.loadEventFired" not in self.events:
             self.receive()
 

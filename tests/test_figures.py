@@ -509,3 +509,36 @@ def test_a_film_needs_frames_and_its_name(tmp_path, name, frames, said):
     with pytest.raises(ValueError, match=said):
         figures.write_gif(tmp_path / name, frames)
     assert not any(tmp_path.iterdir())
+
+
+# Sliders. What moves in a kernel and in JupyterLab: test_sliders.py.
+
+
+def draw_line(height, how_many=1):
+    figure, axes = plt.subplots()
+    axes.axhline(height)
+    return figure, f"{how_many} lines at the height {height}"
+
+
+def test_without_a_notebook_sliders_show_their_start(windows):
+    figures.sliders(draw_line, height=(0.0, 1.0, 0.1, 0.5), how_many=(1, 3, 1, 2))
+    ((figure,),) = windows
+    assert figure.axes[0].lines[0].get_ydata() == [0.5, 0.5]
+
+
+def test_where_a_program_runs_the_notebook_there_is_only_the_picture():
+    source = "from ganutils import figures\nimport matplotlib.pyplot as plt\n"
+    source += "def draw(a):\n    return plt.subplots()[0], f'nothing is drawn at {a}'\n"
+    source += "figures.sliders(draw, a=(0, 9, 1, 3))\nfrom sys import modules\n"
+    source += "print('ipywidgets' in modules)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbclient.execute(notebook)
+    picture, said = notebook.cells[0].outputs
+    assert set(picture.data) == {"image/png", "text/plain"} and said.text == "False\n"
+    assert picture.metadata == {"image/png": {"alt": "nothing is drawn at 3"}}
+    assert "widgets" not in notebook.metadata
+
+
+def test_a_start_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="height starts at 2.0, which is not in 0.0..1.0"):
+        figures.sliders(draw_line, height=(0.0, 1.0, 0.1, 2.0))

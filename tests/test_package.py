@@ -7,6 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ganutils"
 
+NOTEBOOK_ONLY = ("IPython", "ipywidgets")  # imported where a notebook runs, and only there
+
 # Room: the rooms of ganutils that it imports. Families import the wing, never each other.
 ROOMS = {
     "checkpoints": {"training"},
@@ -65,13 +67,14 @@ def imported_rooms(source, rooms):
 
 
 def forbidden_imports(source):
-    """Star and relative imports anywhere, and IPython outside of functions."""
+    """Star and relative imports anywhere, and IPython and ipywidgets outside of functions."""
     problems, outside = [], [ast.parse(source)]
     for node in ast.walk(ast.parse(source)):
         problems += [n for n in names_imported(node) if n.startswith(".") or n.endswith("*")]
     while outside:
         node = outside.pop()
-        problems += [name for name in names_imported(node) if name.split(".")[0] == "IPython"]
+        names = [name for name in names_imported(node) if name.split(".")[0] in NOTEBOOK_ONLY]
+        problems += names
         if not isinstance(node, ast.FunctionDef):
             outside += ast.iter_child_nodes(node)
     return problems
@@ -129,6 +132,8 @@ def test_imports_of_rooms_are_found(source, rooms):
     [
         ("import IPythonic\ndef f():\n    from IPython.display import HTML", []),
         ("from IPython.display import HTML", ["IPython.display.HTML"]),
+        ("import ipywidgets", ["ipywidgets"]),
+        ("def f():\n    import ipywidgets", []),
         ("try:\n    import IPython\nexcept ImportError:\n    pass", ["IPython"]),
         ("class A:\n    import IPython", ["IPython"]),
         ("from numpy import *", ["numpy.*"]),

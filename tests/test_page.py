@@ -32,6 +32,17 @@ def test_a_page_has_everything_in_it(caplog):
     assert caplog.text == ""
 
 
+def test_a_picture_stands_for_a_widget():
+    data = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "image/png": "iVBO"}
+    metadata = {"image/png": {"alt": "what the sliders start with"}}
+    cell = new_code_cell("1", outputs=[new_output("display_data", data, metadata=metadata)])
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    notebook = new_notebook(cells=[cell], metadata={"widgets": state})
+    page, _ = PageExporter().from_notebook_node(notebook)
+    assert re.findall("alt=\"(.*?)\"|<img alt='(.*?)'", page)
+    assert "widget-view" not in page and "unpkg" not in page and "iVBO" in page
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_formula_of_the_course_becomes_mathml(path):
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
