@@ -1,7 +1,8 @@
 """What the notebooks of this course built, room by room, under the field's own names.
 
 Shared by all notebooks:
-- data: images of MNIST, of a file or a folder; batches; rings and grids of Gaussians
+- data: images of MNIST, of a file or a folder; the same digits in another hand; batches; rings and
+  grids of Gaussians
 - latents: named random streams, latents, classes, spherical interpolation (slerp)
 - networks: MLP GAN, DCGAN, networks on points, several heads on one body
 - layers: fused batch normalization, upsampling convolution, spectral normalization
@@ -17,6 +18,7 @@ Shared by all notebooks:
 - exercises: what a check says of an answer; the student's copy of an exercise notebook
 - figures, runtime, validation: what is seen; precision and profiles; is this input fit?
 - _mnist, _image_files, _atomic, _page: how files are found, read, written whole, and exported
+- _morph: how strokes are worn, grown, swollen, broken
 - __main__: `python -m ganutils`, what is on this machine, and a self-test
 
 Families, which use these rooms and never each other:
@@ -29,7 +31,10 @@ Families, which use these rooms and never each other:
 - families.aae: adversarial autoencoder (AAE), clusters without labels
 - families.lapgan: LAPGAN, a GAN for each level of a Laplacian pyramid
 - families.latent_directions: truncation, attribute directions, principal directions (GANSpace)
+- families.pix2pix: image to image from pairs: U-Net, PatchGAN, adversarial loss and L1
+- families.cyclegan: CycleGAN, two translators without pairs, a buffer of generated images
 - families.export: a page in which a browser draws with the generator
+- families.stargan: StarGAN, one generator for many looks
 """
 
 import os

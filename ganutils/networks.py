@@ -189,6 +189,49 @@ def dcgan_discriminator(
     return keras.Model(image, logit, name="discriminator")
 
 
+def instance_norm_relu(x):
+    """Instance normalization, then ReLU, (batch, height, width, channels).
+
+    Each channel of each image by itself gets mean 0 and variance 1: a group normalization in which
+    each channel is a group.
+
+    Ulyanov et al. 2016, arXiv 1607.08022, equation 4.
+    """
+    return layers.ReLU()(layers.GroupNormalization(groups=-1, epsilon=1e-5)(x))
+
+
+def residual_translator(
+    image_shape, *, channels=None, widths=(32, 8), blocks=2, after_conv=instance_norm_relu
+):
+    """Generator from images to images: halve the map, change it in residual blocks, enlarge it.
+
+    Args:
+        image_shape: (height, width, channels), of even sides (else ValueError).
+        channels: of the images that it draws; as many as it is given where None.
+        widths: channels of the halved map, and of the enlarged one.
+        blocks: residual blocks, of two convolutions each.
+        after_conv: follows each convolution but the last.
+
+    Returns:
+        Model from (batch, *image_shape) to (batch, height, width, channels) in [-1, 1].
+
+    Zhu et al. 2017, arXiv 1703.10593, section 7.2, with fewer and smaller layers.
+    """
+    validation.check_image_shape(image_shape)
+    if image_shape[0] % 2 or image_shape[1] % 2:
+        raise ValueError(f"{image_shape=}: height and width must halve evenly; crop or pad.")
+    common = {"use_bias": False, "kernel_initializer": normal_init}
+    image = keras.Input(image_shape)
+    x = after_conv(layers.Conv2D(widths[0], 5, strides=2, padding="same", **common)(image))
+    for _ in range(blocks):
+        change = after_conv(layers.Conv2D(widths[0], 3, padding="same", **common)(x))
+        change = after_conv(layers.Conv2D(widths[0], 3, padding="same", **common)(change))
+        x = layers.Add()([x, change])
+    x = after_conv(upsample_conv(x, widths[1], 2, kernel_size=3, **common))
+    x = layers.Conv2D(channels or image_shape[-1], 3, padding="same", dtype="float32")(x)
+    return keras.Model(image, layers.Activation("tanh", dtype="float32")(x), name="generator")
+
+
 def with_heads(network, *sizes):
     """Replace a network's last layer by one or more dense layers side by side, each in float32.
 

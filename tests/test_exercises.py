@@ -95,7 +95,7 @@ def test_a_number_without_exercises_is_named(tmp_path, capsys):
 # The quick questions.
 
 
-@pytest.mark.parametrize("number", range(1, 17))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_the_quick_questions_of_a_lesson_are_marked(number, capsys):
     asked = exercises.questions(number)
     right = "".join(question.right for question in asked)

@@ -13,7 +13,7 @@ NOTEBOOK_ONLY = ("IPython", "ipywidgets")  # imported where a notebook runs, and
 ROOMS = {
     "checkpoints": {"training"},
     "classifier": {"_atomic", "validation"},
-    "data": {"_image_files", "_mnist", "latents", "validation"},
+    "data": {"_image_files", "_mnist", "_morph", "latents", "stroke_attributes", "validation"},
     "exercises": {"runtime"},
     "figures": {"_atomic", "validation"},
     "latents": {"runtime"},
@@ -30,16 +30,20 @@ ROOMS = {
     "_atomic": set(),
     "_image_files": {"validation"},
     "_mnist": {"_image_files", "validation"},
+    "_morph": set(),
     "_page": set(),
     "families.aae": {"latents", "layers", "networks"},
     "families.bigan": {"latents", "losses", "networks"},
     "families.conditional": {"latents", "networks"},
+    "families.cyclegan": {"data", "latents"},
     "families.export": {"_atomic", "layers", "validation"},
     "families.infogan": {"latents"},
     "families.invariance": {"latents"},
     "families.lapgan": {"latents", "networks", "validation"},
     "families.latent_directions": {"latents", "stroke_attributes"},
     "families.mode_collapse": {"validation"},
+    "families.stargan": {"latents", "networks", "validation"},
+    "families.pix2pix": {"latents", "networks", "validation"},
 }
 
 
