@@ -14,7 +14,7 @@ import record  # first: it imports TensorFlow without its start-up messages
 # isort: split
 import keras
 import numpy as np
-from unpaired_translation import BATCH_SIZE, CAPACITY, COUNT, TESTS, looks, translate
+from pens import BATCH_SIZE, CAPACITY, COUNT, TESTS, looks, translate
 
 from ganutils import data, losses, networks, runtime
 from ganutils.families import cyclegan

@@ -25,14 +25,14 @@ import record  # first: it imports TensorFlow without its start-up messages
 import keras
 import numpy as np
 import tensorflow as tf
+from pens import BATCH_SIZE, CAPACITY, COUNT, TESTS, looks, translate
 
 from ganutils import classifier, data, losses, networks, runtime, stroke_attributes
 from ganutils.families import cyclegan
 from ganutils.steps import make_step, with_ema, with_terms
 from ganutils.training import Run, train
 
-BATCH_SIZE, CAPACITY, COUNT = 16, 50, 10_000
-TESTS, NOISY = 1000, 500  # test images, and those to which noise is added
+NOISY = 500  # of the test images, those to which noise is added
 NOISE = (0.0, 0.02, 0.05, 0.1, 0.2)  # standard deviations, of pixels in [-1, 1]
 WHOLE = {"cycle_weight": 10.0, "identity_weight": 5.0, "capacity": CAPACITY}
 WHOLE |= {"swapped": 0.0, "semantic": 0.0}  # the weights of further terms
@@ -98,10 +98,6 @@ def make_run(
     return run, train_step
 
 
-def translate(model, images):
-    return model.predict(images, batch_size=250, verbose=0)
-
-
 def error(images, others):
     """Mean absolute difference of pixels, 0 to 2."""
     return float(np.abs(images - others).mean())
@@ -148,10 +144,6 @@ def cycles(to_x, to_y, x, y, *, seed, pairs):
     row["noise_x"] = under_noise(to_x, fakes[0], reals[0], x[:NOISY], pairs=pairs, seed=seed)
     row["noise_y"] = under_noise(to_y, fakes[1], reals[1], y[:NOISY], pairs=pairs, seed=seed)
     return row, fake_x, fake_y
-
-
-def looks(images):
-    return [data.morphed_digits(images, look) for look in ("thin", "thick")]
 
 
 def measure_looks(run_and_step, *, seed, steps, source, count, judge_steps):
