@@ -12,14 +12,12 @@ from functools import partial
 import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
-import keras
 import numpy as np
-from pens import BATCH_SIZE, CAPACITY, COUNT, TESTS, looks, translate
+from pens import BATCH_SIZE, COUNT, TESTS, looks, start, translate
 
-from ganutils import data, losses, networks, runtime
+from ganutils import data, networks, runtime
 from ganutils.families import cyclegan
-from ganutils.steps import make_step, with_ema
-from ganutils.training import Run, train
+from ganutils.training import train
 
 VARIANTS = {"without": 0.0, "with": 5.0}
 
@@ -30,27 +28,7 @@ def make_run(image_shape, *, identity_weight, seed):
     translators = [
         networks.residual_translator(image_shape, widths=(16, 8), blocks=1) for _ in range(2)
     ]
-    buffers = [cyclegan.ImageBuffer(CAPACITY, image_shape, seed=seed + i) for i in range(2)]
-    run = Run(
-        judges,
-        translators,
-        d_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99),
-        g_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99),
-        average=[runtime.in_float32(model) for model in translators],
-        also={f"buffer_{i}": buffer for i, buffer in enumerate(buffers)},
-    )
-    play = cyclegan.make_cyclegan_play(
-        judges,
-        translators,
-        objective=losses.least_squares,
-        identity_weight=identity_weight,
-        buffers=buffers,
-    )
-    optimizers = {"d_optimizer": run.d_optimizer, "g_optimizer": run.g_optimizer}
-    train_step = make_step(play, run.d_variables, run.g_variables, **optimizers)
-    for translator, average in zip(translators, run.average, strict=True):
-        train_step = with_ema(train_step, translator, average)
-    return run, train_step
+    return start(judges, translators, seed=seed, identity_weight=identity_weight)
 
 
 def share_inverted(model, images):

@@ -23,6 +23,7 @@ import record  # first: it imports TensorFlow without its start-up messages
 import course
 import keras
 import numpy as np
+from pens import looks
 
 from ganutils import classifier, data, losses, metrics, runtime, steps, training
 from ganutils.families import pix2pix
@@ -34,19 +35,24 @@ TRAINED, COUNT, BATCH_SIZE, DRAWS = 20_000, 2500, 32, 8
 
 
 @cache
-def looks(source, split, first, count):
-    """Digits with their labels, and the two answers of "coin", computed once."""
+def digits(source, split, first, count):
+    """Images and labels, loaded once."""
     images, labels, _ = data.load_images(source, split=split)
-    images, labels = images[first:][:count], labels[first:][:count]
-    return images, labels, *(data.morphed_digits(images, look) for look in ("thin", "thick"))
+    return images[first:][:count], labels[first:][:count]
+
+
+@cache
+def both_answers(**where):
+    """The two answers of "coin", computed once."""
+    return looks(digits(**where)[0])
 
 
 def pairs(task, *, seed, **where):
     """What is given, the true answers, and the labels. A coin is thrown by the seed."""
-    images, labels, thin, thick = looks(**where)
+    images, labels = digits(**where)
     if task == "coin":
         heads = np.random.default_rng(seed).random((len(images), 1, 1, 1)) < 0.5
-        return images, np.where(heads, thin, thick), labels
+        return images, np.where(heads, *both_answers(**where)), labels
     look = {"edges": "edges", "broken": "fractured"}[task]
     return data.morphed_digits(images, look, seed=seed), images, labels
 

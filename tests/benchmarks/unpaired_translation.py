@@ -22,15 +22,13 @@ from functools import partial
 import record  # first: it imports TensorFlow without its start-up messages
 
 # isort: split
-import keras
 import numpy as np
 import tensorflow as tf
-from pens import BATCH_SIZE, CAPACITY, COUNT, TESTS, looks, translate
+from pens import BATCH_SIZE, CAPACITY, COUNT, TESTS, looks, start, translate
 
-from ganutils import classifier, data, losses, networks, runtime, stroke_attributes
+from ganutils import classifier, data, networks, runtime, stroke_attributes
 from ganutils.families import cyclegan
-from ganutils.steps import make_step, with_ema, with_terms
-from ganutils.training import Run, train
+from ganutils.training import train
 
 NOISY = 500  # of the test images, those to which noise is added
 NOISE = (0.0, 0.02, 0.05, 0.1, 0.2)  # standard deviations, of pixels in [-1, 1]
@@ -58,24 +56,6 @@ def make_run(
     """
     judges = [networks.dcgan_discriminator(image_shape) for _ in range(2)]
     translators = [networks.residual_translator(image_shape) for _ in range(2)]
-    seeds = (seed, seed + 1) if capacity else ()
-    buffers = [cyclegan.ImageBuffer(capacity, image_shape, seed=number) for number in seeds]
-    run = Run(
-        judges,
-        translators,
-        d_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99),
-        g_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.99),
-        average=[runtime.in_float32(model) for model in translators],
-        also={f"buffer_{i}": buffer for i, buffer in enumerate(buffers)},
-    )
-    play = cyclegan.make_cyclegan_play(
-        judges,
-        translators,
-        objective=losses.least_squares,
-        cycle_weight=cycle_weight,
-        identity_weight=identity_weight,
-        buffers=buffers or None,
-    )
 
     def exchanged(real, step):
         given = (real[1], real[0])  # what the translators of a CycleGAN are there to change
@@ -90,12 +70,8 @@ def make_run(
         return -semantic * tf.reduce_mean(tf.math.log(picked + 1e-7))
 
     terms = [term for term, weight in ((exchanged, swapped), (as_read_before, semantic)) if weight]
-    play = with_terms(play, g_terms=terms)
-    optimizers = {"d_optimizer": run.d_optimizer, "g_optimizer": run.g_optimizer}
-    train_step = make_step(play, run.d_variables, run.g_variables, **optimizers)
-    for translator, average in zip(translators, run.average, strict=True):
-        train_step = with_ema(train_step, translator, average)
-    return run, train_step
+    weights = {"cycle_weight": cycle_weight, "identity_weight": identity_weight}
+    return start(judges, translators, seed=seed, capacity=capacity, g_terms=terms, **weights)
 
 
 def error(images, others):
