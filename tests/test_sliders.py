@@ -145,9 +145,11 @@ def test_a_key_moves_the_picture_in_jupyterlab(tmp_path):
         page.visit(f"{url}doc/tree/small.ipynb?token={token}")
         page.wait("window.jupyterapp !== undefined")
         page.wait(f"document.querySelectorAll('.jp-CodeCell').length === {len(cells)}")
-        page.wait("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+        session = "jupyterapp.shell.currentWidget?.sessionContext.session"  # null at first
+        page.wait(f"{session}?.kernel?.status === 'idle'")
         page.ask("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
         page.wait("document.querySelectorAll('.jupyter-widgets img').length === 1")
+        page.wait("document.querySelectorAll('[role=slider]').length === 2")
 
         labels = "[...document.querySelectorAll('.widget-slider .widget-label')]"
         assert page.ask(f"{labels}.map((one) => one.textContent)") == ["mean", "deviation"]
