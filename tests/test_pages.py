@@ -419,6 +419,23 @@ def test_weights_after_a_few_steps_are_those_of_the_package(page, double_precisi
 
 @pytest.mark.slow
 @needs_browser
+@pytest.mark.parametrize("columns, quick", [(16, True), (48, True), (1, False), (40, False)])
+def test_webassembly_adds_what_the_loops_add(page, columns, quick):
+    """To the last bit, if it takes the product on: a multiple of 16 columns."""
+    taken, same = page.ask(f"""(() => {{
+        const fill = (length) => fillNormal(new Float64Array(length), makeRandom(length));
+        const A = fill(5 * 7), B = fill(7 * {columns}), C = fill(5 * {columns}), D = C.slice();
+        const taken = addQuickly(C, A, B, 7, {columns}), kept = machine;
+        machine = null;
+        addProduct(D, A, B, 5, 7, {columns});
+        machine = kept;
+        return [taken, C.every((sum, i) => sum === D[i])];
+    }})()""")
+    assert [taken, same] == [quick, quick]
+
+
+@pytest.mark.slow
+@needs_browser
 def test_the_start_is_that_of_keras(page):
     for name, outputs in {"D_SIZES": 1, "G_SIZES": 2}.items():
         kernels = page.ask(f"""(() => {{
@@ -561,6 +578,19 @@ def test_a_browser_that_lacks_something_is_told(fresh_page):
     # No thread for the trainer: it plays in the page's.
     page.ask("(Worker = class { constructor() { throw Error(); } }, startTrainer(), play())")
     page.wait("port instanceof MessagePort && last.step > 10")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_browser_without_webassembly_plays_too(fresh_page):
+    page = fresh_page
+    lost = page.send("Page.addScriptToEvaluateOnNewDocument", source="delete window.WebAssembly")
+    page.open(PLAYGROUND)
+    page.send("Page.removeScriptToEvaluateOnNewDocument", **lost)
+    page.wait("last !== null")
+    page.ask("(Worker = class { constructor() { throw Error(); } }, startTrainer(), play())")
+    page.wait("port instanceof MessagePort && last.step > 10")
+    assert page.ask("machine") is None
 
 
 def check_fit(page, width, scheme, *lowest):
