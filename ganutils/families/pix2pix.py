@@ -20,7 +20,7 @@ def drop_half(pair):
 
     pair: code and z, both (batch, units). Returns (batch, units). For `translator`.
 
-    Isola et al. 2017, arXiv 1611.07004, section 3.2: noise in the form of Dropout, in tests, too.
+    Isola et al. 2017, arXiv 1611.07004, section 3.1: noise in the form of Dropout, in tests, too.
     """
     code, z = pair
     return 2.0 * code * keras.ops.cast(z > 0, code.dtype)
@@ -39,7 +39,7 @@ def translator(image_shape, *, widths=(16, 32, 64), units=64, skips=True, join=N
             goes through the code.
         join: function [code, z] -> (batch, any); None puts one behind the other.
 
-    Isola et al. 2017, arXiv 1611.07004, section 3.2; Ronneberger et al. 2015, arXiv 1505.04597.
+    Isola et al. 2017, arXiv 1611.07004, section 3.2.1; Ronneberger et al. 2015, arXiv 1505.04597.
     """
     validation.check_image_shape(image_shape)
     if any(side % 2 ** (len(widths) - 1) for side in image_shape[:2]):
@@ -82,7 +82,7 @@ def patch_discriminator(image_shape, *, widths=(32, 64)):
     From [given, image], both (batch, *image_shape), to logits (batch, rows, columns, 1). Each of
     the widths is a 3x3 convolution of stride 2; one of stride 1 makes the logits.
 
-    Isola et al. 2017, arXiv 1611.07004, section 3.3; Li and Wand 2016, arXiv 1604.04382.
+    Isola et al. 2017, arXiv 1611.07004, section 3.2.2; Li and Wand 2016, arXiv 1604.04382.
     """
     validation.check_image_shape(image_shape)
     conv = {"kernel_size": 3, "padding": "same", "kernel_initializer": normal_init}
@@ -131,18 +131,28 @@ def make_pix2pix_play(discriminator, generator, *, objective, weights=(1.0, 100.
 def translate(generator, given, *, seed):
     """Turn images into others, float32 (count, height, width, channels) in [-1, 1].
 
-    Image i gets row i % 500 of the latents (seed, i // 500). ValueError for images of another shape
-    than the generator takes, or of another range.
+    As in training, batch normalization takes the statistics of the images that are drawn together:
+    all of them, or, of more than 500, parts of one size or nearly so. An answer thus depends on its
+    company; a single image is its own, and nothing is left of its code. The moving averages are
+    neither used nor moved.
+
+    Part k gets the latents (seed, k). ValueError for images of another shape than the generator
+    takes, or of another range.
+
+    Isola et al. 2017, arXiv 1611.07004, section 3.3.
     """
     given = validation.as_images(given, "given")
     if given.shape[1:] != generator.input_shape[0][1:]:
         raise ValueError(
             f"given are {given.shape}; the generator takes {generator.input_shape[0]}."
         )
-    units = generator.input_shape[1][-1]
-    draws = range(math.ceil(len(given) / 500))
-    z = tf.concat([sample_latents(500, units, seed=seed, step=k) for k in draws], axis=0)
-    return generator.predict([given, z[: len(given)]], batch_size=500, verbose=0)
+    units, answers = generator.input_shape[1][-1], []
+    variables = generator.trainable_variables, generator.non_trainable_variables
+    for step, part in enumerate(np.array_split(given, math.ceil(len(given) / 500))):
+        z = sample_latents(len(part), units, seed=seed, step=step)
+        images, _ = generator.stateless_call(*variables, [tf.constant(part), z], training=True)
+        answers.append(images)
+    return np.concatenate(answers)
 
 
 def paired_l1(images, truth):

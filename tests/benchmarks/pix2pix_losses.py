@@ -11,7 +11,8 @@ noise as Dropout ("dropout"). All have the same steps, batches of 32, Adam of 1e
 A row holds the paired L1, the share of answers that a classifier reads as the true digit, the
 Fréchet distance to the true answers, and its floor: the true answers to other questions (training
 images the judge has not learned from). "spread" is the variance of pixels over eight answers to
-one question; "true_spread" the same of the truth.
+one question; "true_spread" the same of the truth. "moving_l1" is the control: the paired L1 of the
+same generator with batch normalization's moving averages, which `translate` does not use.
 """
 
 import time
@@ -27,6 +28,7 @@ from pens import looks
 
 from ganutils import classifier, data, losses, metrics, runtime, steps, training
 from ganutils.families import pix2pix
+from ganutils.latents import sample_latents
 
 LOSSES = {"l1": (0.0, 1.0), "gan": (1.0, 0.0), "both": (1.0, 100.0)}
 VARIANTS = ("edges_l1", "edges_gan", "edges_both", "coin_l1", "coin_gan", "coin_both")
@@ -89,6 +91,8 @@ def measure(variant, *, seed, steps, source="mnist", count=COUNT, judge=None):
     seconds = time.process_time() - began
     given, truth, labels = pairs(task, seed=seed + 1000, **test)
     draws = [pix2pix.translate(run.generator, given, seed=seed + k) for k in range(DRAWS)]
+    z = sample_latents(count, run.generator.input_shape[1][-1], seed=seed, step=0)
+    moving = run.generator.predict([given, z], batch_size=500, verbose=0)
     true_draws = [truth, truth]
     if task == "coin":
         true_draws = [pairs(task, seed=seed + k, **test)[1] for k in range(DRAWS)]
@@ -100,6 +104,7 @@ def measure(variant, *, seed, steps, source="mnist", count=COUNT, judge=None):
         "precision_policy": policy,
         "seconds": seconds,
         "l1": pix2pix.paired_l1(draws[0], truth),
+        "moving_l1": pix2pix.paired_l1(moving, truth),
         "given_l1": pix2pix.paired_l1(given, truth),
         "read_right": metrics.label_accuracy(probabilities, labels),
         "given_read_right": metrics.label_accuracy(

@@ -4,16 +4,14 @@
 
 Two tasks. "looks": x is the thin and y the thick version of digits of MNIST, each of digits of its
 own; the pairs of test digits are the truth. Its variants leave out one thing each: the identity
-loss, the buffer, the cycle, and, without a cycle, the identity loss, too. "swapped" has the
-identity loss with the images exchanged, |G(x) - x|. "digits": x are scikit-learn's, y MNIST's.
+loss, the buffer, the cycle. "swapped" has the identity loss with the images exchanged, |G(x) - x|.
+"digits": x are scikit-learn's, y MNIST's.
 
 A row says, for the test digits: the cycle error of either way; the error against the true pair;
 the share of digits kept, by a classifier of digits that training did not see; the mean stroke
 width. On "digits": the accuracy of a classifier of one set on translated digits of the other,
-beside the raw ones; "digits_semantic" adds that MNIST's classifier read a translation as what was
-translated (Hoffman et al. 2018, arXiv 1711.03213, equation 4). "noise": the cycle error, and how
-far the way back moves, when noise is added before it, to translations, and to real images for
-comparison. Networks are the averages.
+beside the raw ones. "noise": the cycle error, and how far the way back moves, when noise is added
+before it, to translations, and to real images for comparison. Networks are the averages.
 """
 
 import time
@@ -32,27 +30,22 @@ from ganutils.training import train
 
 NOISY = 500  # of the test images, those to which noise is added
 NOISE = (0.0, 0.02, 0.05, 0.1, 0.2)  # standard deviations, of pixels in [-1, 1]
-WHOLE = {"cycle_weight": 10.0, "identity_weight": 5.0, "capacity": CAPACITY}
-WHOLE |= {"swapped": 0.0, "semantic": 0.0}  # the weights of further terms
+WHOLE = {"cycle_weight": 10.0, "identity_weight": 5.0, "capacity": CAPACITY, "swapped": 0.0}
 VARIANTS = {
     "whole": {},
     "no_identity": {"identity_weight": 0.0},
     "no_buffer": {"capacity": 0},
     "no_cycle": {"cycle_weight": 0.0},
-    "no_cycle_no_identity": {"cycle_weight": 0.0, "identity_weight": 0.0},
     "swapped": {"identity_weight": 0.0, "swapped": 5.0},
     "digits": {},
-    "digits_no_identity": {"identity_weight": 0.0},
-    "digits_semantic": {"semantic": 1.0},
 }
 
 
-def make_run(
-    image_shape, reader, *, seed, cycle_weight, identity_weight, capacity, swapped, semantic
-):
+def make_run(image_shape, *, seed, capacity, swapped, **weights):
     """A run of two discriminators and two translators, with averages, and its step.
 
-    reader: classifier of images y, for the semantic term.
+    swapped: weight of the identity loss with the images exchanged. weights: of
+    `cyclegan.make_cyclegan_play`.
     """
     judges = [networks.dcgan_discriminator(image_shape) for _ in range(2)]
     translators = [networks.residual_translator(image_shape) for _ in range(2)]
@@ -62,15 +55,7 @@ def make_run(
         left = cyclegan.apply_both(translators, given)
         return swapped * cyclegan.pixel_distance(left, tf.concat(given, axis=0))
 
-    def as_read_before(real, step):
-        given = tf.concat([real[1], real[0]], axis=0)
-        left = cyclegan.apply_both(translators, (real[1], real[0]))
-        before, after = (reader(x, training=False)[1] for x in (given, left))
-        picked = tf.reduce_sum(tf.one_hot(tf.argmax(before, 1), before.shape[1]) * after, axis=1)
-        return -semantic * tf.reduce_mean(tf.math.log(picked + 1e-7))
-
-    terms = [term for term, weight in ((exchanged, swapped), (as_read_before, semantic)) if weight]
-    weights = {"cycle_weight": cycle_weight, "identity_weight": identity_weight}
+    terms = [exchanged] if swapped else []
     return start(judges, translators, seed=seed, capacity=capacity, g_terms=terms, **weights)
 
 
@@ -133,7 +118,7 @@ def measure_looks(run_and_step, *, seed, steps, source, count, judge_steps):
     judge = classifier.digit_classifier(
         np.concatenate(looks(images[known])), np.tile(labels[known], 2), steps=judge_steps
     )
-    run, train_step = run_and_step(x.shape[1:], judge)
+    run, train_step = run_and_step(x.shape[1:])
     started = time.process_time()
     batches = partial(cyclegan.unpaired_batches, x, y, BATCH_SIZE, seed=seed)
     train(run, train_step, batches, steps=steps)
@@ -159,7 +144,7 @@ def measure_digits(run_and_step, *, seed, steps, source, count, judge_steps):
     judge_x, judge_y = (
         classifier.digit_classifier(images, labels, steps=judge_steps) for images, labels in sets
     )
-    run, train_step = run_and_step(x.shape[1:], judge_y)
+    run, train_step = run_and_step(x.shape[1:])
     started = time.process_time()
     real_x, real_y = (images[: 2 * count] for images, _ in sets)
     batches = partial(cyclegan.unpaired_batches, real_x, real_y, BATCH_SIZE, seed=seed)

@@ -136,17 +136,44 @@ def test_the_game_is_its_definition(weights, monkeypatch):
 # Answers.
 
 
-def test_answers_follow_their_latents_chunk_by_chunk():
-    generator = make()
-    given = np.concatenate([batch()] * 84)[:501]
+def inference_with(generator, inputs):
+    """Answers of a twin whose moving averages are the statistics that NumPy finds in its inputs."""
+    twin = keras.models.clone_model(generator)
+    twin.set_weights(generator.get_weights())
+    for layer in twin.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            maps = keras.Model(twin.inputs, layer.input)(inputs, training=False).numpy()
+            rows = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
+            layer.moving_mean.assign(rows.mean(axis=0))
+            layer.moving_variance.assign(np.square(rows - rows.mean(axis=0)).mean(axis=0))
+    return twin(inputs, training=False).numpy()
+
+
+@pytest.mark.parametrize("sizes", [(BATCH,), (251, 250)])
+def test_answers_have_the_statistics_of_what_is_drawn_together(sizes):
+    generator, given = make(), real_batch(0, (sum(sizes), *SHAPE)).numpy()
+    before = generator.get_weights()
     answers = pix2pix.translate(generator, given, seed=3)
-    z = latents.sample_latents(500, UNITS, seed=3, step=1)
-    by_hand = generator([tf.constant(given[500:]), z[:1]], training=False)
-    np.testing.assert_allclose(answers[500:], by_hand, atol=1e-5)
-    np.testing.assert_allclose(
-        pix2pix.translate(generator, given[:7], seed=3), answers[:7], atol=1e-5
-    )
-    assert np.abs(pix2pix.translate(generator, given, seed=4) - answers).max() > 1e-5
+    assert answers.dtype == np.float32 and answers.shape == given.shape
+    start = 0
+    for step, size in enumerate(sizes):
+        part = slice(start, start := start + size)
+        z = latents.sample_latents(size, UNITS, seed=3, step=step)
+        wanted = inference_with(generator, [tf.constant(given[part]), z])
+        np.testing.assert_allclose(answers[part], wanted, atol=1e-4)
+    for first, now in zip(before, generator.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, first)
+    moving = generator.predict([given, np.zeros((len(given), UNITS))], verbose=0)
+    assert np.abs(moving - answers).max() > 0.1
+    np.testing.assert_array_equal(pix2pix.translate(generator, given, seed=3), answers)
+    assert np.abs(pix2pix.translate(generator, given, seed=4) - answers).max() > 1e-3
+
+
+def test_nothing_is_left_of_the_code_of_a_single_image():
+    generator = make(skips=False)
+    alone = [pix2pix.translate(generator, batch(k).numpy()[:1], seed=k) for k in (0, 1)]
+    np.testing.assert_allclose(alone[0], alone[1], atol=1e-6)
+    assert np.ptp(pix2pix.translate(generator, batch(), seed=0), axis=0).max() > 0.01
 
 
 def test_distance_and_spread_are_their_definitions():
