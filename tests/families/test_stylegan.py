@@ -1,11 +1,13 @@
 """StyleGAN: modulation, the places of styles and noise, mixing, the game, paths; its script."""
 
+import json
 import math
 
 import helpers
 import keras
 import numpy as np
 import pytest
+import style_paths
 import tensorflow as tf
 from by_hand import STEP, check_play, game_values, variables_of
 
@@ -310,3 +312,43 @@ def test_shares_of_nothing_are_refused():
     ):
         with pytest.raises(ValueError, match="of one shape"):
             stylegan.share_moved(before, after)
+
+
+# The script.
+
+
+@pytest.mark.parametrize("places, names", [(1, "28"), (3, "14 28"), (5, "7 14 28"), (7, "4 8")])
+def test_the_script_knows_the_places_of_each_resolution(places, names):
+    height = int(names.split()[-1]) * (4 if places == 7 else 1)
+    parts = style_paths.resolutions(places, height)
+    assert list(parts)[: len(names.split())] == names.split()
+    assert sum(parts.values()).tolist() == [1] * places
+    assert [int(p.sum()) for p in parts.values()] == [1] + [2] * (len(parts) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", style_paths.VARIANTS)
+def test_the_script_measures_a_row(variant, monkeypatch, tmp_path):
+    monkeypatch.setenv("GANUTILS_CACHE", str(tmp_path))
+    monkeypatch.setenv("GANUTILS_PRECISION", "float32")
+    row, pictures = style_paths.measure(
+        variant,
+        seed=0,
+        steps=2,
+        marks=(1e-3, 1e3),
+        source="digits",
+        count=100,
+        few=50,
+        judge={"steps": 3, "features": 8, "batch_size": 32},
+    )
+    json.dumps(row)
+    assert row["on_the_way"][0]["step"] == 1 and 0 < row["seconds"] < 1e3
+    assert [entry["psi"] for entry in row["truncation"]] == [1.0, 0.7, 0.5, 0.3]
+    kinds = ["z", "z_ends"] + (["w", "w_ends"] if variant != "dcgan" else [])
+    assert [name for name in row["paths"] if name not in ("apart", "epsilons")] == kinds
+    assert all(row["paths"][kind]["relative"] > 0 for kind in kinds)
+    assert all(shown.shape[1:] == (28, 28) for shown in pictures.values())
+    if variant != "dcgan":
+        assert list(row["parts"]) == ["7", "14", "28", "all", "noise"]
+        assert row["parts"]["noise"]["slant"] < 1e-2  # its strengths have hardly left 0
+        assert 0.5 < row["parts"]["all"]["pixels"] < 1.5
