@@ -17,8 +17,8 @@ from ganutils.latents import sample_classes, sample_latents
 from ganutils.layers import UpsampleConv2D
 from ganutils.networks import smallest_map
 
-# Demodulation makes the size of a kernel harmless, and a large kernel is turned slowly by Adam.
-unit_init = {"class_name": "RandomNormal", "config": {"stddev": 1.0}}
+# Demodulation makes the size of a kernel harmless, and Adam turns a large one slowly.
+style_init = {"class_name": "RandomNormal", "config": {"stddev": 0.2}}
 
 
 @keras.saving.register_keras_serializable(package="ganutils")
@@ -51,8 +51,7 @@ class ModulatedConv(layers.Wrapper):
 
     def build(self, maps_shape, styles_shape):
         super().build(maps_shape)
-        settings = {"bias_initializer": "ones", "dtype": self.dtype_policy, "name": "to_scale"}
-        self.to_scale = layers.Dense(maps_shape[-1], **settings)
+        self.to_scale = layers.Dense(maps_shape[-1], dtype=self.dtype_policy, name="to_scale")
         self.to_scale.build(styles_shape)
 
     def call(self, maps, styles):
@@ -71,7 +70,45 @@ class ModulatedConv(layers.Wrapper):
         return super().get_config() | {"demodulate": self.demodulate}
 
 
-def mapping_network(latent_dim, *, widths=(64, 64, 64, 64)):
+@keras.saving.register_keras_serializable(package="ganutils")
+class MinibatchDeviation(layers.Layer):
+    """Appends to each example one number more: how much the examples of its group differ.
+
+    That is the deviation over the group, meaned over all that an example holds. A discriminator
+    that sees it can object to images that are all alike. Give real and fake ones batches of their
+    own.
+
+    Args:
+        size: examples in a group, an integer >= 2 that divides the batch.
+
+    Input (batch, ..., channels), output (batch, ..., channels + 1).
+
+    Karras et al. 2018, arXiv 1710.10196, section 3.
+    """
+
+    def __init__(self, size=4, **settings):
+        size = validation.as_integer(size, "size", low=2, high=10**6)
+        super().__init__(**settings)
+        self.size = size
+
+    def call(self, inputs):
+        shape, axes = tf.shape(inputs), list(range(1, inputs.shape.rank))
+        groups = tf.reshape(tf.cast(inputs, tf.float32), tf.concat([[-1, self.size], shape[1:]], 0))
+        deviation = tf.sqrt(tf.math.reduce_variance(groups, axis=1) + 1e-8)
+        number = tf.repeat(tf.reduce_mean(deviation, axis=axes, keepdims=True), self.size, axis=0)
+        appended = tf.cast(number, inputs.dtype) * tf.ones_like(inputs[..., :1])
+        return tf.concat([inputs, appended], axis=-1)
+
+    def get_config(self):
+        return super().get_config() | {"size": self.size}
+
+
+def leaky_deviation(x):
+    """A leaky ReLU, then `MinibatchDeviation`: what may follow a convolution of D."""
+    return MinibatchDeviation()(keras.ops.leaky_relu(x))
+
+
+def mapping_network(latent_dim, *, widths=(64, 64)):
     """Dense network from latents (batch, latent_dim), of whatever length, to styles w.
 
     Returns a model to (batch, widths[-1]), named mapping; of z only the direction enters.
@@ -106,9 +143,9 @@ def synthesis_network(style_dim, image_shape, *, widths=(64, 64, 32)):
     sizes = [(int(f) * start[0], int(f) * start[1], 1) for f in factors]
     ends = np.cumsum([math.prod(size) for size in sizes]).tolist()
     styles, noise = keras.Input((len(places), style_dim)), keras.Input((ends[-1],))
-    bare = {"kernel_initializer": unit_init, "use_bias": False}
-    one = keras.ops.ones_like(noise[:, :1])
-    x = layers.Reshape(start)(layers.Dense(math.prod(start), **bare)(one))
+    bare = {"kernel_initializer": style_init, "use_bias": False}
+    five = 5 * keras.ops.ones_like(noise[:, :1])  # the map starts with deviation 1, and learns fast
+    x = layers.Reshape(start)(layers.Dense(math.prod(start), **bare)(five))
     pieces = keras.ops.split(noise, ends[:-1], axis=1)
     for place, ((filters, scale), size) in enumerate(zip(places, sizes, strict=True)):
         conv = UpsampleConv2D(filters, 3, scale=scale, **bare)

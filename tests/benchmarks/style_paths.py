@@ -2,12 +2,13 @@
 
     python tests/benchmarks/style_paths.py --seeds 0,1,2
 
-trains on MNIST, for each seed and variant, one generator for SECONDS of the processor:
+trains on MNIST, for each seed and variant, one generator until the last of MARKS, in
+seconds of the processor:
 
-- "style": the StyleGAN of notebook 20; "no_mixing": the same, each image drawn from one style;
-- "dcgan": the course's DCGAN, against the same discriminator.
+- "style": the StyleGAN of notebook 20;
+- "dcgan": the course's DCGAN, with the settings that it was tuned to.
 
-On the way, samples are scored at MARKS; what a score takes is not counted. Then, with the averaged
+On the way, samples are scored at MARKS; what a score takes, and the first step, is not counted. Then, with the averaged
 generator: lengths of paths between random latents, and between their styles, for several epsilons,
 in the judge's features, and divided by the mean squared distance of the ends ("relative": a path
 that is straight and of even speed has 1, none has less); the share of slant, width and pixels'
@@ -27,48 +28,57 @@ import course
 import keras
 import numpy as np
 
-from ganutils import classifier, data, losses, metrics, networks, runtime
+from ganutils import classifier, data, losses, metrics, networks, runtime, training
 from ganutils.families import stylegan
 from ganutils.latents import sample_latents, slerp
 from ganutils.steps import make_gan_play, with_terms
 from ganutils.stroke_attributes import stroke_slant, stroke_width
 
-VARIANTS = ("style", "no_mixing", "dcgan")
+VARIANTS = ("style", "dcgan")
 LATENT_DIM, STYLE_DIM, BATCH_SIZE = 32, 64, 64
-MARKS = (30, 60, 120, 200)  # seconds
-EPSILONS, CHOSEN = (1e-4, 1e-3, 1e-2, 1e-1), 1  # the second one's lengths are made relative
+MARKS = (20, 45, 90)  # seconds
+EPSILONS, CHOSEN = (1e-4, 1e-3, 1e-2), 1  # its lengths are made relative
 PSIS = (1.0, 0.7, 0.5, 0.3)
-WEIGHT, EVERY = 1.0, 4  # of R1
 JUDGE = {"features": 64, "steps": 2000}  # that of notebook 20
 SHOWN = 6  # images whose styles are mixed with as many others'
 
 
 def start_game(variant, image_shape, seed):
     """A run of one variant, and its step."""
-    discriminator = networks.dcgan_discriminator(image_shape, **course.TRUNK)
-    settings = {"objective": losses.hinge, "seed": seed}
     if variant == "dcgan":
+        discriminator = networks.dcgan_discriminator(image_shape, **course.TRUNK)
         generator = networks.dcgan_generator(LATENT_DIM, image_shape)
-        play = make_gan_play(discriminator, generator, latent_dim=LATENT_DIM, **settings)
+        settings = {"objective": losses.hinge, "seed": seed, "latent_dim": LATENT_DIM}
+        play, weight = make_gan_play(discriminator, generator, **settings), 1.0
+        run = course.averaged_run(discriminator, generator)
     else:
+        after = {"after_conv": stylegan.leaky_deviation}
+        discriminator = networks.dcgan_discriminator(image_shape, **course.TRUNK, **after)
         mapping = stylegan.mapping_network(LATENT_DIM)
         synthesis = stylegan.synthesis_network(STYLE_DIM, image_shape)
         generator = stylegan.style_generator(mapping, synthesis)
-        mixing = variant == "style"
-        play = stylegan.make_style_play(discriminator, generator, mixing=mixing, **settings)
+        settings = {"objective": losses.non_saturating, "seed": seed}
+        play = stylegan.make_style_play(discriminator, generator, **settings)
+        weight = 0.1
+        run = training.Run(
+            discriminator,
+            generator,
+            d_optimizer=keras.optimizers.Adam(1e-3, beta_1=0.0, beta_2=0.99),
+            g_optimizer=keras.optimizers.Adam(3e-3, beta_1=0.0, beta_2=0.99),
+            average=runtime.in_float32(generator),
+        )
 
     def penalty(real, step):
-        return WEIGHT * losses.r1_penalty(discriminator, real)
+        return weight * losses.r1_penalty(discriminator, real)
 
-    play = with_terms(play, d_terms=[losses.lazily(penalty, every=EVERY)])
-    run = course.averaged_run(discriminator, generator)
+    play = with_terms(play, d_terms=[losses.lazily(penalty, every=4)])
     return run, course.averaged_step(run, play)
 
 
 class Bench:
     """A generator beside a judge: draws from latents or from styles, and scores.
 
-    few: paths, images whose parts are exchanged, and samples for precision and recall.
+    count: samples on the way; few: those with parts exchanged, and truncated; half as many paths.
     """
 
     def __init__(self, generator, judge, *, seed, count, few):
@@ -107,16 +117,27 @@ class Bench:
         return self.judged(draw(points))[0]
 
     def score(self, images):
-        real, fake = self.judge.real[0], self.judged(images)[0]
-        precision, recall = metrics.precision_recall(real[: self.few], fake[: self.few])
+        real, fake = self.judge.real[0][: self.few], self.judged(images)[0]
+        precision, recall = metrics.precision_recall(real, fake)
         distance = metrics.frechet_distance(real, fake)
         return {"frechet": distance, "precision": precision, "recall": recall}
+
+    def floor(self):
+        """The scores of held-out real images: in equal numbers on the way, and truncated."""
+        real, (held_out, _) = self.judge.real[0], self.judge.held_out[0]
+        precision, recall = metrics.precision_recall(real[: self.few], held_out[: self.few])
+        distances = [
+            metrics.frechet_distance(real[:n], held_out[:n]) for n in (self.count, self.few)
+        ]
+        names = ("on_the_way", "frechet", "precision", "recall")
+        return dict(zip(names, (*distances, precision, recall), strict=True))
 
 
 def measure_paths(bench):
     """Of each kind of path the mean length, by epsilon, and relative to the ends' distance."""
-    start, end = (bench.latents(bench.few, step) for step in (1, 2))
-    middle = np.random.default_rng(bench.seed).random((bench.few, 1)).astype(np.float32)
+    count = bench.few // 2
+    start, end = (bench.latents(count, step) for step in (1, 2))
+    middle = np.random.default_rng(bench.seed).random((count, 1)).astype(np.float32)
     paths = {"z": (bench.draw, partial(slerp, start, end))}
     if bench.has_styles:
         first, second = (bench.styles_of(z).astype(np.float64) for z in (start, end))
@@ -173,7 +194,7 @@ def measure_parts(bench):
 
 def measure_truncation(bench):
     """Scores by psi: of styles drawn to their center, or of latents multiplied by it."""
-    z = bench.latents(bench.count, 3)
+    z = bench.latents(bench.few, 3)
     if not bench.has_styles:
         return [{"psi": psi} | bench.score(bench.draw(np.float32(psi * z))) for psi in PSIS]
     styles = bench.styles_of(z)
@@ -183,13 +204,13 @@ def measure_truncation(bench):
     ]
 
 
-def measure(variant, *, seed, steps, source, marks=MARKS, count=course.COUNT, few=2000, judge=None):
+def measure(variant, *, seed, steps, source, marks=MARKS, count=5000, few=2000, judge=None):
     """Train one variant until the last mark, or for so many steps; the row, and pictures.
 
     judge: settings of the judge in place of `JUDGE`'s.
     """
     images, _, _ = data.load_images(source)
-    judge = course.make_judge(source, count=count, **(JUDGE | (judge or {})))
+    judge = course.make_judge(source, **(JUDGE | (judge or {})))
     count, few = (min(number, len(judge.real[0])) for number in (count, few))
     policy = runtime.fast_precision()
     run, train_step = start_game(variant, images.shape[1:], seed)
@@ -199,16 +220,17 @@ def measure(variant, *, seed, steps, source, marks=MARKS, count=course.COUNT, fe
 
     def report(seconds, progress):
         drawn = bench.draw(bench.latents(bench.count, 0))
-        scores = {"frechet": metrics.frechet_distance(judge.real[0], bench.judged(drawn)[0])}
+        real, fake = judge.real[0][: bench.count], bench.judged(drawn)[0]
+        scores = {"frechet": metrics.frechet_distance(real, fake)}
         row["on_the_way"].append({"seconds": seconds, "step": progress.step} | scores)
 
     batches = partial(data.batches, images, BATCH_SIZE, seed=seed)
+    training.train(run, train_step, batches, steps=1)  # traces it, off the clock
     clock = {"clock": time.process_time, "steps": steps}
     row["seconds"] = course.train_for(run, train_step, batches, marks, report, **clock)
-    drawn = bench.draw(bench.latents(bench.count, 0))
-    row |= bench.score(drawn) | {"paths": measure_paths(bench)}
-    row["truncation"], row["floor"] = measure_truncation(bench), judge.floors()
-    pictures = {"samples": drawn[:60]}
+    row |= {"paths": measure_paths(bench), "truncation": measure_truncation(bench)}
+    row["floor"] = bench.floor()
+    pictures = {"samples": bench.draw(bench.latents(60, 0))}
     if bench.has_styles:
         row["parts"], grids = measure_parts(bench)
         pictures |= grids

@@ -42,7 +42,7 @@ def noisy(model):
 
 
 def bare(make=keras.layers.Conv2D, filters=5, **settings):
-    init = stylegan.unit_init
+    init = stylegan.style_init
     if make is keras.layers.Conv2D:
         settings["padding"] = "same"
     return make(filters, 3, use_bias=False, kernel_initializer=init, **settings)
@@ -79,7 +79,8 @@ def test_demodulated_maps_have_variance_1_whatever_style_and_kernel(size):
     layer.layer.kernel.assign(size * layer.layer.kernel)
     np.testing.assert_allclose(layer(maps, styles), first, rtol=1e-3, atol=1e-3)
     plain = stylegan.ModulatedConv(layer.layer, demodulate=False)
-    assert abs(np.log(plain(maps, styles).numpy().var())) > 1
+    variances = {0.02: 1e-3, 1.0: 1.0, 300.0: 1e5}
+    assert plain(maps, styles).numpy().var() == pytest.approx(variances[size], rel=1)
 
 
 def test_a_convolution_that_cannot_be_modulated_is_refused():
@@ -90,6 +91,44 @@ def test_a_convolution_that_cannot_be_modulated_is_refused():
         with pytest.raises(ValueError, match="before bias and activation"):
             stylegan.ModulatedConv(conv)
         stylegan.ModulatedConv(conv, demodulate=False)
+
+
+# The discriminator's layer.
+
+
+def test_each_example_is_told_how_much_its_group_differs():
+    inputs = normal(8, 3, 5, 2)
+    outputs = stylegan.MinibatchDeviation(4)(inputs).numpy()
+    assert outputs.shape == (8, 3, 5, 3)
+    np.testing.assert_array_equal(outputs[..., :2], inputs)
+    for group in (slice(0, 4), slice(4, 8)):
+        number = inputs[group].std(axis=0).mean()
+        np.testing.assert_allclose(outputs[group, ..., 2], number, rtol=1e-4)
+    alike = np.tile(inputs[:1], (8, 1, 1, 1))
+    np.testing.assert_allclose(stylegan.MinibatchDeviation(4)(alike)[..., 2], 0, atol=2e-4)
+    features = stylegan.MinibatchDeviation(2)(normal(6, 9)).numpy()
+    assert features.shape == (6, 10) and features[0, 9] == features[1, 9] != features[2, 9]
+
+
+def test_images_that_are_all_alike_have_a_slope():
+    """The root's slope at 0 would be infinite."""
+    alike = tf.ones((4, 2, 2, 1))
+    (slope,) = helpers.gradient(lambda x: tf.reduce_sum(stylegan.leaky_deviation(x)), alike)
+    assert np.isfinite(slope).all()
+
+
+def test_a_discriminator_with_it_is_saved_and_loaded(tmp_path):
+    after = stylegan.leaky_deviation
+    discriminator = networks.dcgan_discriminator(SHAPE, widths=(4, 4), after_conv=after)
+    discriminator.save(tmp_path / "d.keras")
+    loaded = keras.models.load_model(tmp_path / "d.keras")
+    images = helpers.real_batch(0, (8, *SHAPE))
+    np.testing.assert_array_equal(loaded(images), discriminator(images))
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="size must be in 2"):
+        stylegan.MinibatchDeviation(1)
 
 
 # The networks.
@@ -342,13 +381,13 @@ def test_the_script_measures_a_row(variant, monkeypatch, tmp_path):
         judge={"steps": 3, "features": 8, "batch_size": 32},
     )
     json.dumps(row)
-    assert row["on_the_way"][0]["step"] == 1 and 0 < row["seconds"] < 1e3
+    assert row["on_the_way"][0]["step"] == 2 and 0 < row["seconds"] < 1e3
     assert [entry["psi"] for entry in row["truncation"]] == [1.0, 0.7, 0.5, 0.3]
-    kinds = ["z", "z_ends"] + (["w", "w_ends"] if variant != "dcgan" else [])
+    kinds = ["z", "z_ends"] + (["w", "w_ends"] if variant == "style" else [])
     assert [name for name in row["paths"] if name not in ("apart", "epsilons")] == kinds
     assert all(row["paths"][kind]["relative"] > 0 for kind in kinds)
     assert all(shown.shape[1:] == (28, 28) for shown in pictures.values())
-    if variant != "dcgan":
+    if variant == "style":
         assert list(row["parts"]) == ["7", "14", "28", "all", "noise"]
         assert row["parts"]["noise"]["slant"] < 1e-2  # its strengths have hardly left 0
         assert 0.5 < row["parts"]["all"]["pixels"] < 1.5
