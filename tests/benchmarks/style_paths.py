@@ -79,7 +79,8 @@ def start_game(variant, image_shape, seed):
 class Bench:
     """A generator beside a judge: draws from latents or from styles, and scores.
 
-    count: samples on the way; few: those with parts exchanged, and truncated; a quarter as many paths.
+    count: samples at the marks; few: those that are truncated or exchange a part; a quarter of
+    them are the ends of paths.
     """
 
     def __init__(self, generator, judge, *, seed, count, few):
