@@ -43,6 +43,7 @@ ROOMS = {
     "families.latent_directions": {"latents", "stroke_attributes"},
     "families.mode_collapse": {"validation"},
     "families.stargan": {"latents", "networks", "validation"},
+    "families.stylegan": {"latents", "layers", "networks", "validation"},
     "families.pix2pix": {"latents", "networks", "validation"},
 }
 
