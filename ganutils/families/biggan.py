@@ -24,8 +24,9 @@ def class_norm_relu(x, condition):
 
     Brock et al. 2019, arXiv 1809.11096, section 3.1; Dumoulin et al. 2017, arXiv 1610.07629.
     """
+    faint = {"use_bias": False, "kernel_initializer": normal_init}
     scale, offset = (
-        layers.Reshape((1, 1, x.shape[-1]))(layers.Dense(x.shape[-1], use_bias=False)(condition))
+        layers.Reshape((1, 1, x.shape[-1]))(layers.Dense(x.shape[-1], **faint)(condition))
         for _ in range(2)
     )
     x = FusedBatchNormalization()(x)
@@ -88,7 +89,8 @@ def biggan_generator(
     Args:
         latent_dim, image_shape, widths, scales: as for `networks.dcgan_generator`.
         classes: how many there are, 2 or more.
-        embedding: length of the vector that stands for a class.
+        embedding: units of the vector that stands for a class. It starts with length 1, that of a
+            one-hot class: beside much longer ones the latents are not heard.
         attend: follows each hidden convolution, such as `attend_at` makes.
 
     Returns:
@@ -103,8 +105,9 @@ def biggan_generator(
     common = {"use_bias": False, "kernel_initializer": normal_init}
     inputs = keras.Input((latent_dim + classes,))
     # Not Keras' own embedding: rows of shares, such as mixtures of classes, are welcome, too.
-    bright = keras.initializers.RandomNormal(stddev=1.0)  # as the latents beside it
-    asked = layers.Dense(embedding, use_bias=False, kernel_initializer=bright, name="embedding")
+    asked = layers.Dense(
+        embedding, use_bias=False, kernel_initializer="orthogonal", name="embedding"
+    )
     condition = layers.Concatenate()([inputs[:, :latent_dim], asked(inputs[:, latent_dim:])])
     x = layers.Reshape(start)(layers.Dense(math.prod(start), **common)(condition))
     x = class_norm_relu(x, condition)

@@ -8,16 +8,17 @@ trains on MNIST, for each seed and variant, --steps steps of 64 images:
 - "no_class_norm": plain batch normalization, the class beside the latents; "no_attention";
   "no_orthogonal": without orthogonal regularization; "concatenation": D gets the class as one
   more plane, without projection; "non_saturating": that loss in place of the hinge;
+- "bright": the classes' embedding starts BRIGHT times as long;
 - "plain": notebook 9's, a DCGAN with projection and hinge loss and none of the other parts;
 - "real": no training; real training images in place of samples.
 
-Each row has the same scores for draws of the averaged generator ("scores"), of the weights of the
-last step ("own") and of the averaged generator with standing statistics ("standing"): Fréchet
-distance, precision, recall, obedience, and the mean Fréchet distance within a class. "student" is
-the accuracy on the test set of a classifier that was trained on the samples alone (Ravuri and
-Vinyals 2019, arXiv 1905.10887). "truncated", of "full" and "no_orthogonal", has the scores of
-truncated draws by threshold, with the moving averages of batch normalization and with standing
-statistics taken at that threshold.
+Draws are those of the averaged generator with standing statistics ("scores": Fréchet distance,
+precision, recall, obedience, and the mean Fréchet distance within a class), of the weights of the
+last step with theirs ("own"), and of the averaged generator with the moving averages that training
+left ("moving"). "student" is the accuracy on the test set of a classifier that was trained on the
+samples alone (Ravuri and Vinyals 2019, arXiv 1905.10887). "truncated", of "full" and
+"no_orthogonal", has the scores of truncated draws by threshold, with the standing statistics of
+whole draws ("whole") and with those of draws truncated alike ("alike").
 """
 
 import os
@@ -43,11 +44,11 @@ from ganutils.steps import with_terms
 from ganutils.training import train
 
 VARIANTS = ("full", "no_class_norm", "no_attention", "no_orthogonal", "concatenation")
-VARIANTS += ("non_saturating", "plain", "real")
+VARIANTS += ("non_saturating", "bright", "plain", "real")
 TRUNCATED = ("full", "no_orthogonal")
 CLASSES, LATENT_DIM, BATCH, SIDE = 10, 32, 64, 14
 BETA, GAMMA, EVERY = 1e-4, 1.0, 4  # of orthogonal regularization; of R1, and how often
-THRESHOLDS = (0.5, 1.0, 2.0)
+THRESHOLDS, BRIGHT = (0.5, 1.0, 2.0), 6.0
 SAMPLE_SEED = 1000  # added to a run's seed
 
 
@@ -77,6 +78,9 @@ def build(variant, shape):
         generator = networks.dcgan_generator(LATENT_DIM + CLASSES, shape, after_conv=after)
     else:
         generator = biggan.biggan_generator(LATENT_DIM, shape, CLASSES, attend=attend())
+        if variant == "bright":
+            embedding = generator.get_layer("embedding").kernel
+            embedding.assign(BRIGHT * embedding)
     if variant == "concatenation":
         seen = (*shape[:2], shape[2] + 1)
         network = networks.dcgan_discriminator(seen, **course.TRUNK)
@@ -87,9 +91,8 @@ def build(variant, shape):
 
 def orthogonality(generator):
     """Sum of `orthogonal_penalty` over the kernels of a generator, bar the classes' embedding."""
-    shared = [x.kernel for x in generator.layers if x.name == "embedding"]
     kernels = [w for w in generator.trainable_variables if len(w.shape) > 1]
-    kernels = [w for w in kernels if not any(w is one for one in shared)]
+    kernels = [w for w in kernels if "embedding" not in w.path]
     return tf.add_n([biggan.orthogonal_penalty(kernel) for kernel in kernels])
 
 
@@ -169,19 +172,14 @@ def accuracy_of_student(images, labels, test, *, steps, seed):
     return metrics.label_accuracy(classifier.classify(student, test_images)[1], test_labels)
 
 
-def truncation(generator, reference, *, seed, count):
-    """Scores by threshold, with moving averages and with standing statistics of that threshold."""
+def truncation(generator, whole, reference, *, seed, count):
+    """Scores by threshold, with the statistics of whole draws and of draws truncated alike."""
     rows = []
     for threshold in THRESHOLDS:
-        inputs = inputs_of(count, seed=seed, threshold=threshold)
-        models = {
-            "moving": generator,
-            "standing": standing(generator, seed=seed + 1, threshold=threshold),
-        }
-        row = {"threshold": threshold}
-        for name, model in models.items():
-            images = model.predict(inputs, batch_size=500, verbose=0)
-            row[name] = score(images, reference)
+        cut = {"seed": seed, "threshold": threshold}
+        inputs, row = inputs_of(count, **cut), {"threshold": threshold}
+        for name, model in {"whole": whole, "alike": standing(generator, **cut)}.items():
+            row[name] = score(model.predict(inputs, batch_size=500, verbose=0), reference)
         rows.append(row)
     return rows
 
@@ -220,16 +218,15 @@ def measure(variant, *, seed, steps, source, sizes=None):
         batches = partial(data.batches, (images, labels), BATCH, seed=seed)
         train(run, train_step, batches, steps=steps)
         row["seconds"] = time.process_time() - began
-        generator, inputs = run.average, inputs_of(sizes.drawn, seed=seed + SAMPLE_SEED)
-        drawn = generator.predict(inputs, batch_size=500, verbose=0)
-        models = {"own": runtime.in_float32(run.generator)}
-        models |= {"standing": standing(generator, seed=seed + SAMPLE_SEED)}
-        for name, model in models.items():
+        place = {"seed": seed + SAMPLE_SEED}
+        inputs, whole = inputs_of(sizes.drawn, **place), standing(run.average, **place)
+        drawn = whole.predict(inputs, batch_size=500, verbose=0)
+        for name, model in {"own": standing(run.generator, **place), "moving": run.average}.items():
             row[name] = score(model.predict(inputs, batch_size=500, verbose=0), reference)
         if variant in TRUNCATED:
-            place = {"seed": seed + SAMPLE_SEED, "count": sizes.drawn}
-            row["truncated"] = truncation(generator, reference, **place)
-        row["attention"] = contrast(generator)
+            count = {"count": sizes.drawn}
+            row["truncated"] = truncation(run.average, whole, reference, **place, **count)
+        row["attention"] = contrast(whole)
         row["penalty"] = float(orthogonality(run.generator))
         row["history"] = {k: float(np.mean(v[-50:])) for k, v in run.history.items()}
         pictures = {"drawn": record.as_bytes(drawn[:100])}
