@@ -43,9 +43,9 @@ def self_attention(x):
     Zhang et al. 2019, arXiv 1805.08318, section 3; keys and values from every 2x2 places, as in its
     program.
     """
-    _, height, width, channels = x.shape
-    if height % 2 or width % 2 or channels < 8:
+    if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] < 8:
         raise ValueError(f"{x.shape=}: sides must halve, and there must be 8 channels or more.")
+    _, height, width, channels = x.shape
 
     def project(units, pooled):
         y = layers.Conv2D(units, 1, use_bias=False, kernel_initializer=normal_init)(x)
