@@ -35,6 +35,7 @@ Families, which use these rooms and never each other:
 - families.cyclegan: CycleGAN, two translators without pairs, a buffer of generated images
 - families.export: a page in which a browser draws with the generator
 - families.stargan: StarGAN, one generator for many looks
+- families.biggan: BigGAN, class-conditional normalization, self-attention, standing statistics
 """
 
 import os
