@@ -302,7 +302,9 @@ def test_the_script_measures_a_row(variant, monkeypatch, tmp_path):
         seed=0,
         steps=2,
         source="digits",
-        sizes=biggan_parts.Sizes(drawn=700, judge_steps=3, student_steps=2),
+        sizes=biggan_parts.Sizes(drawn=700, judge_steps=3, student_steps=2, split="train"),
     )
     json.dumps(row)
     assert 0 <= row["student"] <= 1 and 0 <= row["obedience"] <= 1
+    assert ("truncated" in row) == (variant in biggan_parts.TRUNCATED)
+    assert (pictures == {}) == (variant == "real")
