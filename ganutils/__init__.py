@@ -36,6 +36,7 @@ Families, which use these rooms and never each other:
 - families.export: a page in which a browser draws with the generator
 - families.stargan: StarGAN, one generator for many looks
 - families.stylegan: StyleGAN, a style for every layer; path lengths, shares of variance
+- families.biggan: BigGAN, class-conditional normalization, self-attention, standing statistics
 """
 
 import os

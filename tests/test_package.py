@@ -34,6 +34,7 @@ ROOMS = {
     "_page": set(),
     "families.aae": {"latents", "layers", "networks"},
     "families.bigan": {"latents", "losses", "networks"},
+    "families.biggan": {"layers", "networks", "runtime", "validation"},
     "families.conditional": {"latents", "networks"},
     "families.cyclegan": {"data", "latents"},
     "families.export": {"_atomic", "layers", "validation"},
