@@ -134,7 +134,7 @@ def synthesis_network(style_dim, image_shape, *, widths=(64, 64, 32)):
         Model, named synthesis, from [styles (batch, places, style_dim), noise (batch, numbers)] to
         images in [-1, 1]: a standard normal number for each pixel of each place.
 
-    Karras et al. 2020, arXiv 1912.04958, figure 2c, with fewer and smaller layers, a tanh at the
+    Karras et al. 2020, arXiv 1912.04958, figure 2d, with fewer and smaller layers, a tanh at the
     end, and no skips.
     """
     start = smallest_map(image_shape, widths, [1] + [2] * (len(widths) - 1))
@@ -241,7 +241,8 @@ def path_lengths(see, path, fractions, *, epsilon):
     Returns:
         float64 (count,); their mean is the perceptual path length.
 
-    Karras et al. 2019, arXiv 1812.04948, equations 2 and 3, without cutting off extremes.
+    Karras et al. 2019, arXiv 1812.04948, equations 2 and 3; the paper's features are VGG16's, and
+    it cuts off extremes.
     """
     epsilon = validation.as_positive(epsilon, "epsilon")
     here, there = (np.float64(see(path(t))) for t in (fractions, fractions + epsilon))
@@ -252,8 +253,9 @@ def share_moved(before, after):
     """Share of a value's variance that moves where one part of its input is drawn anew.
 
     E[(before - after)^2] / (2 Var before) of floats (count,): 0 where the part means nothing to the
-    value, 1 where it means all. The shares of several parts may sum to more than 1: what two of
-    them decide together counts for each.
+    value, 1 where it means all. The shares of independent parts may sum to more than 1: what two of
+    them decide together counts for each. One share is above 1 only where `after` has another
+    distribution than `before`, as where the parts are not independent.
 
     Jansen 1999, "Analysis of variance designs for model output", equation 10, the total effect.
     """
